@@ -1,7 +1,7 @@
-//! Times every augmentation alone and all together on one thread: one JSON line with patches per second of CPU
-//! time, for each size. `scripts/bench_augment.py` compares them with other libraries' in one run.
+//! Benchmark of every augmentation alone and of all together, on one thread; prints one JSON line with patches per
+//! second of CPU time for each size. `scripts/bench_augment.py` compares them with other libraries.
 //!
-//! Arguments: seconds for each measurement (1 by default), then names of sizes or changes; all without.
+//! Arguments: seconds per measurement (default 1), then names of sizes or transforms (default all).
 
 use std::time::Instant;
 
@@ -55,7 +55,7 @@ fn main() {
     println!("{}", Value::Object(report));
 }
 
-/// Every change at full probability, for patches with these sides along z, y and x.
+/// Every transform with probability 1, for patches with these sides along z, y and x.
 fn all_changes(sides: [usize; 3]) -> Augmentation {
     let sigma = sides[2] as f64 / 10.0;
     Augmentation {
@@ -88,7 +88,7 @@ fn all_changes(sides: [usize; 3]) -> Augmentation {
     }
 }
 
-/// Every change alone, always, at the middle of its usual range; all of them; and the defaults.
+/// Every transform alone with probability 1, in the middle of its usual range; all of them; and the defaults.
 fn changes(sides: [usize; 3]) -> Vec<(&'static str, Augmentation)> {
     let none = Augmentation::none();
     let all = all_changes(sides);
@@ -141,7 +141,7 @@ fn changes(sides: [usize; 3]) -> Vec<(&'static str, Augmentation)> {
     changes
 }
 
-/// A slice or volume half as large again as its patch.
+/// A slice or volume with 1.5 times the size of its patch.
 struct Subject {
     sides: [usize; 3],
     /// (channel, z, y, x)
@@ -184,14 +184,14 @@ impl Subject {
             _ => self.volume(augmentation, seed, &mut patch, &mut labels),
         };
         once(0);
-        let (begun, cpu) = (Instant::now(), cpu_seconds());
+        let (started, cpu) = (Instant::now(), cpu_seconds());
         let mut count = 0u64;
-        while begun.elapsed().as_secs_f64() < seconds || count < 3 {
+        while started.elapsed().as_secs_f64() < seconds || count < 3 {
             count += 1;
             once(count);
         }
         let spent = match cpu_seconds() - cpu {
-            unknown if unknown <= 0.0 => begun.elapsed().as_secs_f64(),
+            unknown if unknown <= 0.0 => started.elapsed().as_secs_f64(),
             known => known,
         };
         let rate = count as f64 / spent;
@@ -276,7 +276,7 @@ fn scalings() -> Vec<Scaling> {
     windows().into_iter().map(scaling).collect()
 }
 
-/// What this thread has computed so far, where the system tells (Linux).
+/// CPU time of this thread so far, in seconds (Linux; otherwise 0).
 fn cpu_seconds() -> f64 {
     let known = std::fs::read_to_string("/proc/thread-self/schedstat").ok();
     let nanoseconds = known.and_then(|text| text.split(' ').next()?.parse::<f64>().ok());

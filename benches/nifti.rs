@@ -1,8 +1,8 @@
-//! Times reading and writing NIfTI files: one JSON line for scripts/bench_nifti.py.
+//! Benchmark of reading and writing NIfTI files; prints one JSON line for scripts/bench_nifti.py.
 //!
-//! Arguments: repetitions, folder for the files, an image and a label map on its grid (.nii.gz). Both are read,
-//! written and, as by programs with one thread, deflated in one stream at the same level. Seconds are the best of
-//! the repetitions; `cpu` are the least of all threads together, which other work on the machine disturbs less.
+//! Arguments: repetitions, folder for the files, an image and a label map on its grid (.nii.gz). Both are read and
+//! written, and also compressed as a single stream at the same level, as single-threaded programs do. Seconds are the
+//! minimum over the repetitions; `cpu` is the minimum CPU time of all threads, which depends less on other load.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -77,7 +77,7 @@ fn main() {
     println!("{report}");
 }
 
-/// User and system time of the process so far, in seconds, where the system tells in hundredths.
+/// User and system time of the process so far, in seconds, assuming 100 clock ticks per second.
 fn cpu_s() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let behind_name = stat.rsplit(')').next().unwrap_or_default();

@@ -1,7 +1,7 @@
-//! Times resampling: one JSON line for scripts/bench_resample.py.
+//! Benchmark of resampling; prints one JSON line for scripts/bench_resample.py.
 //!
-//! Arguments: repetitions, then source shape and target shape as x,y,z, then optionally a file of raw
-//! little-endian float32 voxels (x fastest); without it the volume is made up.
+//! Arguments: repetitions, source shape and target shape as x,y,z, and optionally a file of raw little-endian float32
+//! voxels (x fastest; otherwise the volume is generated) and an output file for the cubic result.
 
 use std::time::Instant;
 
@@ -24,7 +24,7 @@ fn main() {
     let target = source.resized(shape(arguments.get(2), [197, 197, 115]));
     let data = match arguments.get(3) {
         Some(path) => read(path, &source),
-        None => made_up(&source),
+        None => generated(&source),
     };
     let cubic = || resample_array(data.view(), &source, &target, Interpolation::Cubic);
     let linear = || resample_array(data.view(), &source, &target, Interpolation::Linear);
@@ -78,11 +78,11 @@ fn read(path: &str, grid: &Grid) -> Array3<f32> {
     let bytes = std::fs::read(path).expect("a file of voxels");
     let (values, _) = bytes.as_chunks::<4>();
     let values = values.iter().map(|v| f32::from_le_bytes(*v)).collect();
-    Array3::from_shape_vec(grid.shape_zyx(), values).expect("as many voxels as the shape says")
+    Array3::from_shape_vec(grid.shape_zyx(), values).expect("number of voxels of the shape")
 }
 
-/// Smooth structure with sharp edges, in the range of CT.
-fn made_up(grid: &Grid) -> Array3<f32> {
+/// Smooth structure with sharp edges, in the value range of CT.
+fn generated(grid: &Grid) -> Array3<f32> {
     Array3::from_shape_fn(grid.shape_zyx(), |(z, y, x)| {
         let wave = (x as f32 * 0.11).sin() + (y as f32 * 0.07).cos() + (z as f32 * 0.23).sin();
         if wave > 1.0 {

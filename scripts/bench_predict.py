@@ -39,7 +39,7 @@ VARIANTS = ("nnunet", "nnunet-alone", "ctseg-f32", "ctseg-bf16")
 # Run with `python -c`, so that nnU-Net's worker processes do not import this script.
 NNUNET = """
 import json, sys, time
-begun = time.time()
+started = time.time()
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 model, inputs, outputs, alone, cores = json.loads(sys.argv[1])
@@ -108,16 +108,16 @@ class Memory(threading.Thread):
 
     def run(self):
         while not self.over.is_set():
-            begun = time.monotonic()
+            started = time.monotonic()
             self.sample()
             # Sampling takes longer the more memory there is; spend at most a tenth of the time on it.
-            self.over.wait(max(0.2, 9 * (time.monotonic() - begun)))
+            self.over.wait(max(0.2, 9 * (time.monotonic() - started)))
 
 
 def measured(command, log, cores, environment=None):
     """Runs a command on the first `cores` cores; returns its seconds, memory and output."""
     allowed = sorted(os.sched_getaffinity(0))[:cores]
-    begun = time.time()
+    started = time.time()
     with open(log, "w") as out:
         process = subprocess.Popen(
             command,
@@ -136,7 +136,7 @@ def measured(command, log, cores, environment=None):
     if status != 0:
         raise SystemExit(f"{' '.join(map(str, command[:2]))} … ended with {status}:\n{text[-3000:]}")
     found = {name: round(getattr(memory, name)) for name in ("own", "children", "together")}
-    return {"begun": begun, "seconds": ended - begun, "mib": found, "processes": memory.processes}, text
+    return {"begun": started, "seconds": ended - started, "mib": found, "processes": memory.processes}, text
 
 
 def run_nnunet(folder, inputs, out, alone, cores):

@@ -1,14 +1,14 @@
-"""Phantoms, a network as nnU-Net writes it, and volumes, for scripts/bench_predict.py.
+"""Makes phantoms, an nnU-Net model and volumes for scripts/bench_predict.py.
 
-The phantom: a body of water's density in air that fills most of the volume, and in it ellipsoids that do not touch, about
-as many of each structure, 117 for every 2.4 litres: so small that a patch sees several and what is around them, without
-which instance normalisation would take their level away. Which one is which shows in its Hounsfield units (14 levels at most, 120 HU apart) and, where there are more structures than levels,
-in its texture (stripes along an axis, 3 or 4.5 mm wide, or a chequerboard). So every label can be told from the image
-alone, as far as a network has learnt it in some hundred steps.
+The phantom: a water-density body in air that fills most of the volume, with ellipsoids that do not touch, about equally
+many of each structure, 117 per 2.4 litres. They are so small that a patch contains several of them and their surroundings;
+otherwise instance normalisation would remove their level. A structure is identified by its Hounsfield units (at most 14
+levels, 120 HU apart) and, if there are more structures than levels, by its texture (stripes along an axis, 3 or 4.5 mm wide,
+or a chequerboard). So every label can be derived from the image, as far as a network learns it in some hundred steps.
 
-The network: nnU-Net's PlainConvUNet as its plans describe it, trained for a while with cross-entropy on patches of one
-phantom. It learns a head for levels and one for textures, which takes far fewer steps than one for all classes; the head
-of a class is the sum of its level's and its texture's, so that its logit is the sum of theirs.
+The network: nnU-Net's PlainConvUNet from its plans, trained briefly with cross-entropy on patches of one phantom. It learns
+a head for levels and one for textures, which takes far fewer steps than one for all classes; the head of a class is the sum
+of its level's and its texture's head.
 
 Run: python scripts/bench_predict_model.py FOLDER --classes 10 … (bench_predict.py does)
 """
@@ -20,28 +20,28 @@ from pathlib import Path
 
 import numpy as np
 
-LEVELS = np.arange(14) * 120 - 360  # HU; the body's 0 is among them, for structures with a texture
+LEVELS = np.arange(14) * 120 - 360  # HU; includes the body's 0, for structures with a texture
 TEXTURES = 9
 LITRES_PER_ELLIPSOID = 2.36 / 117
-WINDOW, MEAN_HU, SD_HU = (-600.0, 1300.0), 250.0, 420.0  # what plans.json says of the foreground
+WINDOW, MEAN_HU, SD_HU = (-600.0, 1300.0), 250.0, 420.0  # foreground statistics in plans.json
 NETWORK_SPACING = 1.5
 TRAINING_MM = (128, 128, 144)
 
 
-def looks(structures):
+def appearances(structures):
     """(HU, texture) of each structure: levels first."""
     levels = [hu for hu in LEVELS if hu != 0]
     found = [(hu, 0) for hu in levels]
     found += [(hu, texture) for texture in range(1, TEXTURES) for hu in LEVELS]
     if structures > len(found):
-        raise SystemExit(f"at most {len(found) + 1} classes can be told apart, found {structures + 1}")
-    # Few structures: as far from each other as levels are.
+        raise SystemExit(f"at most {len(found) + 1} classes are possible, requested {structures + 1}")
+    # Few structures: levels as far apart as possible.
     few = levels[:: max(1, len(levels) // structures)] if structures <= len(levels) else None
     return [(hu, 0) for hu in few[:structures]] if few is not None else found[:structures]
 
 
 def stripes(texture, mm):
-    """-1 and 1 at places (x, y, z) in mm; 0 without a texture."""
+    """-1 or 1 at positions (x, y, z) in mm; 0 without a texture."""
     if texture == 0:
         return 0.0
     if texture <= 6:
@@ -52,7 +52,7 @@ def stripes(texture, mm):
 
 
 def centres(count, extent_mm, generator):
-    """Places in the body, each the farthest of 300 from those before it; (place, 3) in mm from the corner."""
+    """Positions in the body, each the farthest of 300 candidates from earlier ones; (position, 3) in mm from the corner."""
     middle, radii = extent_mm / 2, extent_mm * [0.48, 0.46, 0.5]
     chosen = np.empty((0, 3))
     for _ in range(count):
@@ -78,7 +78,7 @@ def phantom(shape, spacing_mm, structures, seed):
     hu = np.where(np.broadcast_to(body, shape), 0.0, -1000.0).astype(np.float32)
     labels = np.zeros(shape, np.uint8)
     apart = np.sqrt(((places[:, None] - places[None]) ** 2).sum(2) + 1e9 * np.eye(count)).min(1)
-    look = looks(structures)
+    look = appearances(structures)
     for index, place, room in zip(generator.permutation(count) % structures, places, apart):
         level, texture = look[index]
         radius = np.minimum(0.47 * room, 60) * generator.uniform(0.75, 1.0, 3)
@@ -155,9 +155,9 @@ def plans(arguments):
 
 
 def factors(classes):
-    """For each class its place among the levels and among the textures; the background is the last of both."""
+    """Index of each class among the levels and among the textures; the background is the last of both."""
     known = list(LEVELS)
-    found = [(known.index(hu), texture) for hu, texture in looks(classes - 1)]
+    found = [(known.index(hu), texture) for hu, texture in appearances(classes - 1)]
     return np.array([(len(known), TEXTURES), *found])
 
 
@@ -176,7 +176,7 @@ def untrained(described, heads):
 
 
 def composed(network, described, levels, textures):
-    """The network with a head for each class; `levels` and `textures` are places among the old one's heads."""
+    """The network with a head for each class; `levels` and `textures` are indices of the trained heads."""
     final = untrained(described, len(levels))
     weights = final.state_dict()
     weights |= {name: value for name, value in network.state_dict().items() if ".seg_layers." not in name}
@@ -189,7 +189,7 @@ def composed(network, described, levels, textures):
 
 
 def trained(arguments, described):
-    """The network after some steps; and the share of the structures' voxels in its last patches that it got right."""
+    """Trains the network; returns it and its accuracy on structure voxels of the last patches."""
     import torch
 
     torch.manual_seed(arguments.seed)
@@ -198,7 +198,7 @@ def trained(arguments, described):
     network = untrained(described, first + TEXTURES + 1)
     of_class = torch.from_numpy(factors(arguments.classes))
     levels, textures = of_class[:, 0], of_class[:, 1] + first
-    # All structures are in 2.4 litres, and a small phantom is made in no time.
+    # 2.4 litres contain all structures, and a small phantom is quick to make.
     shape = [round(mm / NETWORK_SPACING) for mm in TRAINING_MM]
     hu, labels = phantom(shape, [NETWORK_SPACING] * 3, arguments.classes - 1, arguments.seed)
     image = (np.clip(hu.astype(np.float32), *WINDOW) - MEAN_HU) / SD_HU
@@ -207,7 +207,7 @@ def trained(arguments, described):
     optimiser = torch.optim.Adam(network.parameters(), 3e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=arguments.steps)
     for step in range(arguments.steps):
-        # Around a voxel of a structure, every structure as often.
+        # Around a voxel of a structure; all structures equally often.
         around = places[generator.integers(len(places))]
         around = around[generator.integers(len(around))]
         corner = [int(np.clip(c - generator.integers(side), 0, n - side)) for c, n in zip(around, labels.shape)]
@@ -229,7 +229,7 @@ def trained(arguments, described):
             found = (logits[:, levels] + logits[:, textures]).argmax(1)
         right.append(((found == y) & (y > 0)).sum().item() / max(1, (y > 0).sum().item()))
         if step % 10 == 9:
-            print(f"step {step + 1}: loss {loss.item():.3f}, of the structures right {np.mean(right[-10:]):.3f}", flush=True)
+            print(f"step {step + 1}: loss {loss.item():.3f}, accuracy on structures {np.mean(right[-10:]):.3f}", flush=True)
     return composed(network, described, levels, textures), float(np.mean(right[-20:]))
 
 
@@ -335,7 +335,7 @@ def write_volumes(folder, arguments):
 def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--classes", type=int, required=True, help="the background included")
+    parser.add_argument("--classes", type=int, required=True, help="including background")
     parser.add_argument("--volumes", type=int, default=2)
     parser.add_argument("--shape", type=int, nargs=3, default=[256, 256, 160])
     parser.add_argument("--spacing", type=float, nargs=3, default=[1.0, 1.0, 1.5])
@@ -344,7 +344,7 @@ def parse():
     parser.add_argument("--training-patch", type=int, default=48)
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--f32", dest="bf16", action="store_false", help="train in f32, not in bf16")
+    parser.add_argument("--f32", dest="bf16", action="store_false", help="train in f32 instead of bf16")
     return parser.parse_args()
 
 

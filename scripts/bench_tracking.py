@@ -1,13 +1,13 @@
-"""Measures what tracking costs a training: slices per second without it, and with an MLflow server that is up, that is
-down, and that answers after five seconds each.
+"""Measures the overhead of tracking during training: slices per second without tracking, and with an MLflow server that is
+up, down, or takes five seconds for every response.
 
-Every round trains the same small stage once per state of the server, in turn, and compares within the round. A
-training's speed is that of its whole loop from the end of the first epoch to the end of the last: steps, validation,
-checkpoints, telling. Server and training share the machine; the server runs at the lowest priority, and the CPU time
-of ctseg's own process, which a busy server does not change, is given beside the speed. What ctseg waits at the end for
-a server to take the rest is no part of the speed and is shown as the seconds of the whole command.
+Each round trains the same small stage once per state of the server and compares within the round. The speed covers the
+training loop from the end of the first to the end of the last epoch: steps, validation, checkpoints, tracking. Server and
+training share the machine; the server runs at the lowest priority, and the CPU time of ctseg's process, which does not
+depend on the server's load, is listed too. Waiting for the server at the end does not count towards the speed but is
+included in the seconds of the command.
 
-Needs Python 3.11 or later alone to run, and a Python that has MLflow for the servers.
+Needs Python 3.11 or later, and a Python with MLflow for the servers.
 
 Run: cargo build --release && python scripts/bench_tracking.py [--rounds 5] [--epochs 12] [--device flex]
      [--binary target/release/ctseg] [--mlflow-python ~/.cache/ctseg/venv-mlflow/bin/python] [--states off down] [--json]
@@ -40,7 +40,7 @@ def free_port():
 
 
 def mlflow_server(python, folder):
-    """A server with a database and an artifact proxy, once it answers; its process and port."""
+    """Starts a server with a database and an artifact proxy; returns its process and port once it answers."""
     port = free_port()
     command = [python, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", f"{folder}/artifacts"]
@@ -52,18 +52,18 @@ def mlflow_server(python, folder):
             return server, port
         except OSError:
             if server.poll() is not None:
-                sys.exit(f"the MLflow server ended at once; see {log.name}")
+                sys.exit(f"the MLflow server exited during start; see {log.name}")
             time.sleep(0.2)
     sys.exit(f"the MLflow server does not answer; see {log.name}")
 
 
 def slow_server(behind, delay):
-    """Passes every request on to the port `behind`, after `delay` seconds; its port."""
+    """Starts a proxy that forwards every request to the port `behind` after `delay` seconds; returns its port."""
 
     class Slow(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def passed_on(self):
+        def forward(self):
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             time.sleep(delay)
             there = http.client.HTTPConnection("127.0.0.1", behind, timeout=120)
@@ -78,7 +78,7 @@ def slow_server(behind, delay):
             self.wfile.write(content)
             there.close()
 
-        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = passed_on
+        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = forward
 
         def log_message(self, *_):
             pass
@@ -87,7 +87,7 @@ def slow_server(behind, delay):
         daemon_threads = True
 
         def handle_error(self, *_):
-            pass  # ctseg does not wait for answers when it ends
+            pass  # ctseg may exit without waiting for responses
 
     server = Server(("127.0.0.1", 0), Slow)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -100,7 +100,7 @@ def environment(uri):
 
 
 def fitted(args, data, folder, state, uri):
-    """Trains in `folder`: slices per second, CPU seconds of ctseg, seconds of the command, points told."""
+    """Trains in `folder`; returns slices per second, CPU seconds of ctseg, seconds of the command, number of events."""
     command = [str(args.binary), "--device", args.device, "fit", "--stage", "demo-coarse", "--fold", "0"]
     command += ["--no-out-of-fold", "--epochs", str(args.epochs), "--data", str(data)] if data else ["--epochs", "1"]
     for value in (
@@ -113,10 +113,10 @@ def fitted(args, data, folder, state, uri):
         command.append("--no-mlflow")
     folder.mkdir(parents=True)
     log = open(folder / "fit.log", "w")
-    begun = time.perf_counter()
+    started = time.perf_counter()
     process = subprocess.Popen(command, cwd=folder, env=environment(uri), stdout=log, stderr=log)
     _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - begun
+    seconds = time.perf_counter() - started
     if status != 0:
         sys.exit(f"ctseg fit failed; see {log.name}")
     (run,) = (folder / "runs").iterdir()
@@ -148,7 +148,7 @@ def measured(args, folder):
         }
         rounds = []
         for number in range(args.rounds):
-            # Each state is first, second, … as often as the others.
+            # Rotates the order, so that each state takes each position equally often.
             order = args.states[number % len(args.states) :] + args.states[: number % len(args.states)]
             found = {state: fitted(args, data, folder / f"{number}-{state}", state, uris[state]) for state in order}
             rounds.append(found)
@@ -162,7 +162,7 @@ def measured(args, folder):
 
 def table(rounds, delay):
     lines = [
-        "| | slices/s | of no tracking | CPU s | of no tracking | command s | events |",
+        "| | slices/s | relative to no tracking | CPU s | relative to no tracking | command s | events |",
         "|---|---|---|---|---|---|---|",
     ]
     for state in rounds[0]:
@@ -185,16 +185,16 @@ def main():
     parser.add_argument("--device", default="flex")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--patches", type=int, default=400, help="slices an epoch; 16 make a step")
-    parser.add_argument("--delay", type=float, default=5.0, help="seconds that the slow server takes to answer")
-    parser.add_argument("--states", nargs="+", choices=STATES, default=STATES, help="among them always off")
+    parser.add_argument("--patches", type=int, default=400, help="slices per epoch; 16 per step")
+    parser.add_argument("--delay", type=float, default=5.0, help="response time of the slow server in seconds")
+    parser.add_argument("--states", nargs="+", choices=STATES, default=STATES, help="must include off")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     if "off" not in args.states:
-        parser.error("--states needs 'off', which the others are compared with")
+        parser.error("--states must include 'off', the baseline")
     args.binary = args.binary.resolve()
     if not args.binary.exists():
-        parser.error(f"{args.binary} is not there; build it with 'cargo build --release', or name it with --binary")
+        parser.error(f"{args.binary} does not exist; build it with 'cargo build --release', or choose another with --binary")
     with tempfile.TemporaryDirectory() as folder:
         rounds = measured(args, Path(folder))
     print(json.dumps(rounds, indent=2) if args.json else table(rounds, args.delay))

@@ -1,17 +1,17 @@
-"""Checks datasets that 'ctseg convert' has written.
+"""Checks datasets written by 'ctseg convert'.
 
     check_convert.py verify FOLDER          fails unless nnU-Net accepts the dataset (verify_dataset_integrity of
                                             nnunetv2, which it needs)
-    check_convert.py msd FOLDER             fails unless nnU-Net's converter of Decathlon datasets takes the dataset and
-                                            nnU-Net accepts what comes of it
-    check_convert.py pairs < PAIRS          the rest needs numpy and nibabel. A line is a JSON object
+    check_convert.py msd FOLDER             fails unless nnU-Net's converter for Decathlon datasets accepts the dataset
+                                            and nnU-Net accepts the result
+    check_convert.py pairs < PAIRS          compares files (needs numpy and nibabel) and prints the number of pairs. Each
+                                            line is a JSON object
                                             {"kind": KIND, "source": [FILES], "target": [FILES], "values": {OLD: NEW}}
-        kind image      one volume, the same voxels as stored, in the same type, scaling and place
-        kind split      source: one image of four dimensions; target: its channels, likewise
-        kind join       source: channels; target: one image of four dimensions with the same values
-        kind labels     a label map; values of the source are those of the target after `values`
+        kind image      one volume with the same stored voxels, type, scaling and geometry
+        kind split      source: one 4D image; target: its channels, with the same properties
+        kind join       source: channels; target: one 4D image with the same values
+        kind labels     a label map; `values` maps source values to target values
         kind masks      source: masks in the order of their values from 1; the last one wins
-                                            prints how many pairs there were
 """
 
 import json
@@ -39,7 +39,7 @@ def msd(folder):
 
 
 def stored(image):
-    """Voxels as they stand in the file."""
+    """Unscaled voxels as stored in the file."""
     import numpy as np
 
     return np.asanyarray(image.dataobj.get_unscaled())
@@ -54,7 +54,7 @@ def same_header(source, target):
     assert source.header.endianness == target.header.endianness
     skipped = {"dim", "vox_offset"}
     if type(source) is not type(target):
-        # NIfTI-2 is written as NIfTI-1: reals of 32 bits, no timing of slices.
+        # NIfTI-2 is written as NIfTI-1: 32-bit floats, no slice timing.
         skipped |= {"sizeof_hdr", "magic", "toffset", "dim_info", "slice_start", "slice_end", "slice_code", "slice_duration"}
     for name in set(source.header.keys()) & set(target.header.keys()) - skipped:
         a, b = source.header[name], target.header[name]
@@ -113,7 +113,7 @@ def pair(kind, sources, targets, values):
             same_place(one, target[0])
             expected[one.get_fdata() != 0] = value
         assert np.array_equal(expected, new), np.argwhere(expected != new)[:3]
-        assert len(np.unique(new)) > 2, "the check says nothing about a map of one structure"
+        assert len(np.unique(new)) > 2, "the check needs a map of several structures"
     else:
         raise ValueError(kind)
 

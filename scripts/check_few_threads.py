@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Runs predict and fit where the system gives few threads or none (`ulimit -u`), and checks that each run ends in order.
+"""Runs predict and fit with few or no threads available (`ulimit -u`), and checks that each run ends cleanly.
 
-Needs root and setpriv (util-linux): the limit does not hold for root, and counts the processes of a user, so that the runs
-are those of a user who has no other ones. Opt-in; no test of the suite needs it.
+Needs root and setpriv (util-linux): the limit does not apply to root and counts all processes of a user, so the runs use a
+user without other processes. Opt-in; not part of the test suite.
 
     scripts/check_few_threads.py BINARY [--rounds 50]
 
-Each round runs predict under every limit of 2 to 10 processes and fit under one of them, in turn. A run is in order if it
-ends within its time with exit code 0, or with 1 or 3 and a message about threads; without a panic; and if SIGTERM ends it.
-Prints a table: how often each limit ended how, and the longest run. Exit code 1 if one was not in order.
+Each round runs predict with every limit from 2 to 10 processes, and fit with one of them in turn. A run is clean if it ends
+in time with exit code 0, or with 1 or 3 and a message about threads; if it does not panic; and if SIGTERM ends it. Prints a
+table of exit codes and the longest run for each limit. Exit code 1 if a run was not clean.
 """
 
 import argparse
@@ -71,7 +71,7 @@ def dataset(folder, cases=4):
 
 
 def prepared(binary, folder):
-    """A copy of the binary, a model, volumes and a dataset that any user may read and write."""
+    """Prepares a copy of the binary, a model, volumes and a dataset, readable and writable by any user."""
     shutil.copy(binary, folder / "ctseg")
     command = [folder / "ctseg", "import", "nnunet", TINY / "Dataset900_tiny", "-o", folder / "model"]
     subprocess.run(command, check=True, capture_output=True)
@@ -84,11 +84,11 @@ def prepared(binary, folder):
 
 
 def limited(folder, limit, arguments, stop_after=None):
-    """Runs ctseg; what it said, its exit code, and the seconds it took. `stop_after`: when it gets SIGTERM."""
+    """Runs ctseg; returns output, exit code and seconds. `stop_after`: seconds until SIGTERM."""
     shell = f'ulimit -u {limit}; cd "{folder}"; exec ./ctseg "$@"'
     command = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "bash", "-c", shell, "ctseg", *arguments]
     environment = {"PATH": os.environ["PATH"], "HOME": str(folder)}
-    begun = time.monotonic()
+    started = time.monotonic()
     process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     if stop_after is not None:
         time.sleep(stop_after)
@@ -98,21 +98,21 @@ def limited(folder, limit, arguments, stop_after=None):
     except subprocess.TimeoutExpired:
         process.kill()
         said, _ = process.communicate()
-        return said.decode(errors="replace"), "hang", time.monotonic() - begun
-    return said.decode(errors="replace"), process.returncode, time.monotonic() - begun
+        return said.decode(errors="replace"), "hang", time.monotonic() - started
+    return said.decode(errors="replace"), process.returncode, time.monotonic() - started
 
 
 def fault(said, code, stopped):
-    """What was not in order."""
+    """The reason why a run was not clean, or None."""
     if code == "hang":
-        return f"no end within {SECONDS} s"
+        return f"still running after {SECONDS} s"
     if "panicked" in said:
         return "a panic"
     allowed = (0, 1, 3, 75, -signal.SIGTERM) if stopped else (0, 1, 3)
     if code not in allowed:
         return f"exit code {code}"
     if code in (1, 3) and "thread" not in said:
-        return "no word about threads"
+        return "no message about threads"
     return None
 
 
@@ -122,7 +122,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=50)
     arguments = parser.parse_args()
     if os.geteuid() != 0 or shutil.which("setpriv") is None:
-        sys.exit("needs root and setpriv: the limit does not hold for root, and counts all processes of a user")
+        sys.exit("needs root and setpriv: the limit does not apply to root and counts all processes of a user")
     ends, longest, faults = collections.Counter(), collections.Counter(), []
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
@@ -130,7 +130,7 @@ def main():
         for round_number in range(arguments.rounds):
             runs = [("predict", limit, None) for limit in LIMITS]
             runs.append(("fit", LIMITS[round_number % len(LIMITS)], None))
-            # Stopped early, late, and at work.
+            # Stopped at different times.
             runs.append(("predict", LIMITS[round_number % len(LIMITS)], 0.05 * (round_number % 8)))
             for what, limit, stop_after in runs:
                 out = f"out{round_number}-{limit}"

@@ -1,7 +1,7 @@
 """Writes datasets/totalsegmentator/tasks.toml from TotalSegmentator's own tables.
 
-Needs TotalSegmentator 2.18.0 (`pip install --no-deps TotalSegmentator==2.18.0`); nothing of it but tables of names is
-imported. What its tables do not hold is written here by hand, with the place in its source that says so.
+Needs TotalSegmentator 2.18.0 (`pip install --no-deps TotalSegmentator==2.18.0`), of which only tables of names are
+imported. Values that are not in its tables are written by hand, with their place in its source.
 Run: python scripts/make_totalsegmentator_tasks.py
 """
 
@@ -29,8 +29,8 @@ POSTPROCESSING = {
 LEFT_OUT = {
     "test": "it is for TotalSegmentator's own tests",
     "total_highres_test": "its weights were never published",
-    "vertebrae_pp": "TotalSegmentator counts its vertebrae anew afterwards, which ctseg does not do",
-    "vertebrae_pp_refined": "TotalSegmentator counts its vertebrae anew afterwards, which ctseg does not do",
+    "vertebrae_pp": "TotalSegmentator renumbers the vertebrae afterwards, which ctseg does not support",
+    "vertebrae_pp_refined": "TotalSegmentator renumbers the vertebrae afterwards, which ctseg does not support",
 }
 PARTS = {
     "total": (maps.class_map_5_parts, maps.map_taskid_to_partname_ct),
@@ -41,7 +41,7 @@ PARTS = {
 
 
 def downloads():
-    """By dataset the task that `totalseg_download_weights` gets it with, as its table says."""
+    """For each dataset, the task with which `totalseg_download_weights` downloads it."""
     found = importlib.util.find_spec("totalsegmentator").submodule_search_locations[0]
     tree = ast.parse((Path(found) / "bin/totalseg_download_weights.py").read_text())
     table = next(
@@ -57,7 +57,7 @@ def downloads():
 
 
 def rough(task, config):
-    """The task that finds the region, and the structures that show it; as python_api.py chooses them."""
+    """The task of the rough model and its margin, as chosen in python_api.py."""
     if config["crop_model"]:
         return config["crop_model"], sum(config["crop_addon"]) / 3
     is_mr = task.endswith("_mr")
@@ -74,7 +74,7 @@ def names(mapping):
 
 
 def listed(values, indent=""):
-    """A TOML array of strings in lines of 120 characters."""
+    """A TOML array of strings, wrapped at 120 characters."""
     lines, line = [], indent + " "
     for value in values:
         if len(line) + len(value) + 4 > 119:
@@ -85,7 +85,7 @@ def listed(values, indent=""):
 
 
 def variants():
-    """Every task by its name here, with TotalSegmentator's name and settings."""
+    """Every task's name in ctseg, with TotalSegmentator's name and settings."""
     for task, raw in TASK_CONFIGS.items():
         modes = raw.get("sub_modes", {"default": {k: v for k, v in raw.items() if k in DEFAULT_CONFIG or k in ("task_id", "trainer")}})
         for mode in ("default", "fast", "fastest"):
@@ -140,13 +140,13 @@ def main():
         tasks.append(text)
     version = importlib.metadata.version("TotalSegmentator")
     head = (
-        "# Tasks of TotalSegmentator: which of its networks find which structures, and where they look. Made from\n"
+        "# TotalSegmentator's tasks: their networks, structures and regions of interest. Generated from\n"
         f"# TotalSegmentator {version} by scripts/make_totalsegmentator_tasks.py; see NOTICE.md.\n\n"
         f'version = "{version}"\n'
-        f"# Under a licence of their own, which has to be asked for.\nlicensed = {listed(sorted(licensed))}\n\n"
+        f"# Tasks that need a separate licence.\nlicensed = {listed(sorted(licensed))}\n\n"
         "[left_out]\n" + "".join(f'{task} = "{why}"\n' for task, why in LEFT_OUT.items()) + "\n"
-        "# nnU-Net results by the number of their dataset. `step`: tile_step_size; `linear`: images are brought to the\n"
-        "# network's spacing by linear interpolation; without folds, all that are there.\n"
+        "# nnU-Net results by dataset number. `step`: tile_step_size; `linear`: resample images by linear interpolation;\n"
+        "# without folds, all existing folds are used.\n"
     )
     for model, found in sorted(models.items()):
         head += f"[models.{model}]\n"

@@ -1,17 +1,17 @@
-"""Weights in the layout that TotalSegmentator downloads, of small networks with known habits, for
+"""Makes weights of small networks with known behaviour, in the layout of TotalSegmentator's downloads, for
 tests/with_engine/models/totalsegmentator.rs.
 
     totalsegmentator_weights.py OUT IMAGE                     makes OUT/results/Dataset…/…/fold_0/checkpoint_final.pth for
                                                               the tasks total, total_fast and lung_vessels; OUT/scan.nii.gz
-                                                              (IMAGE in a frame of air, turned to LPI), and what nnU-Net
-                                                              says of it, put together as TotalSegmentator does
-                                                              (nnunet.py, nnUNet_predict_image): OUT/total.nii.gz,
-                                                              OUT/spleen.nii.gz (only what `--roi_subset spleen` runs) and
+                                                              (IMAGE in a frame of air, reoriented to LPI); and nnU-Net's
+                                                              predictions, merged as in TotalSegmentator (nnunet.py,
+                                                              nnUNet_predict_image): OUT/total.nii.gz, OUT/spleen.nii.gz
+                                                              (only the parts that `--roi_subset spleen` runs) and
                                                               OUT/lung_vessels.nii.gz
 
-Each network tells bands of intensity from one another: the first channel passes through all layers, and the head gives
-each label to a band of what arrives there. Plans are in the older style for the parts and in the newer one for the rest.
-Needs nnunetv2 (scripts/setup-nnunet). OUT/boxes.json has the crops; names and labels are those of datasets/totalsegmentator/tasks.toml.
+Each network separates bands of intensity: the first channel passes through all layers, and the head assigns a label to each
+band. Plans are in the older style for the parts and in the newer one for the rest. Needs nnunetv2 (scripts/setup-nnunet).
+OUT/boxes.json contains the crops; names and labels are those of datasets/totalsegmentator/tasks.toml.
 """
 
 import argparse
@@ -31,12 +31,12 @@ PARTS = [291, 292, 293, 294, 295]
 FEATURES = [4, 8]
 KERNELS, STRIDES = [CUBE] * 2, [ONCE, TWICE]
 SHIFT = 3.0
-# That of IMAGE: nothing is resampled.
+# The spacing of IMAGE, so that nothing is resampled.
 SPACING_MM = 3.0
 
 
 def structures_of(number):
-    """The names of a network's labels, in their order."""
+    """Names of a network's labels, in order."""
     for task in TABLE["tasks"].values():
         for part in task["parts"]:
             if part["model"] == number:
@@ -54,22 +54,22 @@ def network(heads):
 
 
 def pass_through(net):
-    """Nothing but the first channel's way along the skip."""
+    """Sets the weights so that only the first channel passes, through the skip connection."""
     with torch.no_grad():
         for name, tensor in net.named_parameters():
             if "norm" in name or "all_modules.1" in name:
-                # Hardly anything is negative, where the activation would squeeze it.
+                # The shift keeps nearly all values positive, where the activation is the identity.
                 tensor.fill_(1.0 if name.endswith("weight") else SHIFT)
             else:
                 tensor.zero_()
             if name.endswith("conv.weight") and ("encoder.stages.0" in name or "decoder.stages" in name):
-                # Where a decoder's first layer joins them, what comes from below lies before the skip.
+                # In a decoder's first layer, the upsampled features come before the skip connection.
                 joined = name.startswith("decoder") and ".convs.0." in name
                 tensor[0, FEATURES[0] if joined else 0, 1, 1, 1] = 1.0
 
 
 def set_head(net, arriving, heads, labels, lowest):
-    """Background is below a quantile of what arrives, and `labels` are bands of the rest; all others occur nowhere."""
+    """Background is below a quantile of the input, `labels` are bands above it; other labels never occur."""
     levels = np.quantile(arriving, np.linspace(lowest, 0.9995, len(labels) + 1)) - SHIFT
     head = net.decoder.seg_layers[-1]
     with torch.no_grad():
@@ -111,7 +111,7 @@ def make(number, results, image, spacing):
         "percentile_00_5": -950.0, "percentile_99_5": 900.0,
     }
     described = plans(number, [spacing] * 3, intensities)
-    # The names in dataset.json are not those of the task, as in some of TotalSegmentator's models.
+    # As in some of TotalSegmentator's models, the names in dataset.json differ from the task's.
     labels = {"background": 0} | {f"class_{index + 1}": index + 1 for index in range(len(names))}
     dataset = {"channel_names": {"0": "CT"}, "labels": labels, "numTraining": 1, "file_ending": ".nii.gz"}
     (model / "fold_0").mkdir(parents=True, exist_ok=True)
@@ -125,14 +125,14 @@ def make(number, results, image, spacing):
     with torch.no_grad():
         net(torch.from_numpy(((part - 20) / 300).astype(np.float32).transpose(2, 1, 0).copy())[None, None])
     hook.remove()
-    # What rough models look for here is bright and lies in the middle.
+    # The structures that rough models find are bright and near the centre.
     sought = ["spleen", *TABLE["tasks"]["lung_vessels"]["rough"]["of"]]
     labels = [names.index(name) + 1 for name in (sought if number in (297, 298) else names) if name in names]
     if number not in (297, 298):
         labels = np.random.default_rng(number).permutation(labels)[: 3 if number in PARTS else 4]
         if number == 291:
             labels[-1] = 1  # the spleen
-    # Later parts mark less, so that what earlier ones mark is seen.
+    # Later parts mark fewer voxels, so that labels of earlier parts remain visible.
     lowest = 0.3 + 0.13 * PARTS.index(number) if number in PARTS else 0.99 if number in (297, 298) else 0.5
     set_head(net, seen[0], len(names) + 1, labels, lowest)
     checkpoint = {
@@ -151,7 +151,7 @@ def make(number, results, image, spacing):
 
 
 def predicted(model, image, step):
-    """nnU-Net's label map of an image that is turned to RAS."""
+    """nnU-Net's label map of an image reoriented to RAS."""
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
     predictor = nnUNetPredictor(tile_step_size=step, use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
@@ -159,7 +159,7 @@ def predicted(model, image, step):
     canonical = nib.as_closest_canonical(image)
     data = canonical.get_fdata().astype(np.int32).transpose(2, 1, 0)[None].astype(np.float32)
     spacing = [float(mm) for mm in canonical.header.get_zooms()[::-1]]
-    # nnU-Net adds logits up in 16 bits, which would decide at the borders of bands.
+    # nnU-Net sums logits in 16 bits, whose rounding would decide at the borders of bands.
     half, torch.half = torch.half, torch.float32
     try:
         found = predictor.predict_single_npy_array(data, {"spacing": spacing}, None, None, False)
@@ -198,8 +198,8 @@ def total(models, image, numbers):
 
 
 def framed(image):
-    """In noise, ten voxels on every side, and turned. In plain air normalised rounding errors would be all there is; of
-    this noise nothing is bright, also where a patch sees nothing else."""
+    """Pads the image with ten voxels of noise on every side, and reorients it. A patch of constant air would only contain
+    normalised rounding errors; in this noise nothing is bright, even in a patch without anything else."""
     values = np.pad(image.get_fdata(), 10, constant_values=-2000)
     noise = np.clip(-600 - np.random.default_rng(3).exponential(80, values.shape), -940, None)
     values = np.where(values < -940, noise, values).astype(np.int16)

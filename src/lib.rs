@@ -1,7 +1,7 @@
 //! The `ctseg` command: command line, `ctseg doctor`, `ctseg status`, Slurm jobs and logging.
 //!
-//! The work itself is done by the crates below it, lowest first: `base` – `image` – `augment`, `phantom`, `engine` – `core` –
-//! `predict`, `evaluate`, `interop` – `http`, `tracking` – `train` – `report`.
+//! The work itself is done by the crates below it, lowest first: `base` – `image` – `augment`, `phantom`, `engine` –
+//! `core` – `predict`, `evaluate`, `interop` – `http`, `tracking` – `train` – `report`.
 
 #![forbid(unsafe_code)]
 

@@ -30,7 +30,7 @@ def stored(array, dtype):
 def placement_case(slice_, labels, corner, cut, patch, degrees, scale, flip, spacing):
     spacing = np.array(spacing)
     angle = np.deg2rad(degrees)
-    # A turn that is counter-clockwise to the eye: what is on the right (x) comes to the top (-y).
+    # A counter-clockwise rotation as displayed: the right side (x) moves to the top (-y).
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     mirror = np.diag([-1.0 if f else 1.0 for f in flip])
     matrix = np.diag(1 / spacing) @ turn @ mirror @ np.diag(spacing) / scale

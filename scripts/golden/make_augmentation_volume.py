@@ -22,8 +22,8 @@ assert labels.shape == SHAPE
 
 
 def matrix(degrees, scale, flip, spacing):
-    """Steps in the patch (z, y, x) to steps in the volume: turns about x, then y, then z, in millimetres."""
-    # SciPy's rotations act on (x, y, z) vectors; a positive turn about z moves y towards -x in an image
+    """Maps steps in the patch (z, y, x) to steps in the volume: rotations about x, then y, then z, in millimetres."""
+    # SciPy's rotations act on (x, y, z) vectors; a positive rotation about z moves y towards -x in an image
     # whose y points down, as scipy.ndimage.rotate does.
     about_z, about_y, about_x = np.radians(degrees)
     as_zyx = lambda r: r.as_matrix()[::-1, ::-1]
@@ -46,7 +46,7 @@ def placed(corner, size, degrees, scale, flip, spacing):
     inside = ((at >= 0) & (at < SHAPE)).all(-1)
     clipped = np.clip(at, 0, np.array(SHAPE) - 1)
     nearest = np.where(inside, labels[tuple(np.moveaxis(clipped, -1, 0))], 0)
-    # Where a rounding error decides which voxel is nearest, nothing is compared.
+    # Voxels whose nearest neighbour depends on rounding errors are not compared.
     doubtful = (np.abs((grid @ m.T + offset + 0.5) % 1.0 - 0.5) > 0.5 - 1e-6).any(-1)
     return {
         "corner": corner, "size": size, "degrees": degrees, "scale": scale, "flip": flip, "spacing_mm": spacing,

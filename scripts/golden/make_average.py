@@ -1,11 +1,11 @@
-"""Golden values for the average of weights: tests/golden/average/<case>.json, a file for each of CASES.
+"""Golden values for the weight average: tests/golden/average/<case>.json, one file per case in CASES.
 
 torch.optim.swa_utils.AveragedModel with get_ema_multi_avg_fn and use_buffers=True, over a parameter and a running
-statistic that change from step to step. AveragedModel knows one decay; before step t (from 1 on) it is given that
-of TensorFlow's ExponentialMovingAverage with num_updates: min(decay, (1 + t) / (10 + t)). Its first call copies
-the initial values. Everything is float32 on the CPU, one thread.
+statistic that change with each step. Before step t (from 1 on) its decay is set to that of TensorFlow's
+ExponentialMovingAverage with num_updates: min(decay, (1 + t) / (10 + t)). The first call copies the initial values.
+Everything is float32 on the CPU, one thread.
 
-Values come from formulas, evaluated in float64 and rounded to float32; step 0 is the beginning:
+Values come from formulas, evaluated in float64 and rounded to float32; step 0 is the initial state:
 
     weight, element i, after step t:        sin(0.7 i + 0.9 t + 0.4)
     running_mean, element i, after step t:  3 + cos(1.1 i + 0.5 t)
@@ -25,7 +25,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 OUT = Path(__file__).resolve().parents[2] / "tests/golden/average"
 ELEMENTS = 7
 STEPS = 6
-# Six steps never leave the first formula's rise towards 0.999; they reach 0.3 in the third.
+# In six steps the decay never reaches 0.999; it reaches 0.3 in the third step.
 CASES = {"rising": 0.999, "risen": 0.3}
 
 
@@ -44,7 +44,7 @@ class Values(torch.nn.Module):
 
 
 def shortest(value):
-    """The float32 `value` in the fewest digits that give it back."""
+    """The float32 `value` with the fewest digits that round-trip."""
     for digits in range(1, 10):
         text = f"{value:.{digits}g}"
         if torch.tensor(float(text), dtype=torch.float32).item() == value:

@@ -1,7 +1,7 @@
 """Golden values for box plots: tests/golden/report/boxplots.json.
 
-Quartiles are numpy.percentile's (linear interpolation); whiskers end at the outermost values within 1.5 interquartile
-ranges of the box, and nowhere inside it (Tukey, 1977; as matplotlib.cbook.boxplot_stats).
+Quartiles are those of numpy.percentile (linear interpolation); whiskers end at the most extreme values within 1.5
+interquartile ranges of the box, but never inside it (Tukey, 1977; as matplotlib.cbook.boxplot_stats).
 
 Run: python scripts/golden/make_boxplots.py
 """

@@ -1,8 +1,8 @@
-"""Golden values for distances: tests/golden/distance/<case>.json, a file for each of CASES.
+"""Golden values for distances: tests/golden/distance/<case>.json, one file per case in CASES.
 
-Signed distance to the surface of a mask by scipy.ndimage.distance_transform_edt with the case's spacing: outside
-that to the nearest voxel inside, inside that to the nearest voxel outside, negative; 0 where there is no surface.
-Masks are thresholded smooth noise from a fixed seed, in a single slice and in volumes.
+Signed distance to the surface of a mask by scipy.ndimage.distance_transform_edt with the case's spacing: outside the
+distance to the nearest voxel inside, inside the negative distance to the nearest voxel outside; 0 if there is no surface.
+Masks are thresholded smooth noise with a fixed seed, in a single slice and in volumes.
 
 Layout: `shape` and `spacing_mm` (z, y, x), `inside` (0 or 1) and `distance_mm`, both flat, x fastest.
 
@@ -17,7 +17,7 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 OUT = Path(__file__).resolve().parents[2] / "tests/golden/distance"
 
-# shape, spacing in mm (z, y, x), share of the voxels that are inside
+# shape, spacing in mm (z, y, x), fraction of voxels inside
 CASES = {
     "slice": ((1, 23, 31), (5.0, 1.0, 1.0), 0.2),
     "anisotropic": ((9, 14, 11), (3.0, 0.7, 0.9), 0.15),

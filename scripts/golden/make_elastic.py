@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Golden values for elastic deformation: scipy.ndimage.map_coordinates with a displacement field on top of a turn.
+"""Golden values for elastic deformation: scipy.ndimage.map_coordinates with a displacement field followed by a rotation.
 
-The field is a cubic B-spline of random control points, which SciPy evaluates too: map_coordinates with order 3 and no
-prefilter takes its input for just that. Positions in the slice or volume are those of the turn at the displaced
-positions of the patch; images are order 1, labels order 0, mode grid-constant.
+The field is a cubic B-spline of random control points, evaluated with SciPy's map_coordinates with order 3 and no
+prefilter. Positions in the slice or volume are the rotated displaced positions of the patch; images use order 1, labels
+order 0, mode grid-constant.
 
     python scripts/golden/make_elastic.py tests/golden/augmentation/elastic.json
 
@@ -24,7 +24,7 @@ def points_along(length, distance):
 
 
 def displacement(points, size, distance):
-    """The B-spline at every voxel of the patch; the second control point lies at the first voxel."""
+    """The B-spline at every voxel of the patch; the second control point is at the first voxel."""
     grid = np.meshgrid(*map(np.arange, size), indexing="ij")
     at = [axis / d + 1 for axis, d in zip(grid, distance)]
     return np.stack([ndimage.map_coordinates(p, at, order=3, prefilter=False) for p in points], -1)
@@ -42,7 +42,7 @@ def case(shape, corner, size, distance, strength, matrix):
     sample = lambda a, order: ndimage.map_coordinates(
         a, np.moveaxis(at, -1, 0), order=order, mode="grid-constant", cval=0, prefilter=False
     )
-    # Where a rounding error decides which voxel is nearest, nothing is compared.
+    # Voxels whose nearest neighbour depends on rounding errors are not compared.
     doubtful = (np.abs((at + 0.5) % 1.0 - 0.5) > 0.5 - 1e-5).any(-1)
     flat = lambda a: np.asarray(a).ravel().tolist()
     return {

@@ -1,13 +1,12 @@
 """Golden values for the losses: tests/golden/losses/losses.json.
 
 Every case is a loss of PyTorch 2.11.0, MONAI 1.5.0 or nnU-Net 2.8.1 on one of INPUTS, in float64 on the CPU, with
-its gradient by the logits. Logits are one map per structure; where classes exclude each other, a background whose
-logit is 0 everywhere is put before them, and the gradient is that by the others.
+its gradient with respect to the logits. Logits are one map per structure; for exclusive classes, a background with
+logit 0 is prepended, and the gradient is with respect to the others.
 
 Logits come from a formula, targets from a generator with a fixed seed; both are stored: `inputs` (shape = (batch,
-structure, z, y, x); logits; targets, null where nothing is known; distances in mm for SPACING, by SciPy), `cases`
-(input, outputs, loss and class_weights as a recipe says them, value, gradient). Arrays are flat, the last axis
-fastest.
+structure, z, y, x); logits; targets, null where unknown; distances in mm for SPACING, by SciPy), `cases` (input,
+outputs, loss and class_weights as in a recipe, value, gradient). Arrays are flat, the last axis fastest.
 
 Run: python scripts/golden/make_losses.py    (PyTorch 2.11.0, MONAI 1.5.0, nnunetv2 2.8.1, SciPy)
 """
@@ -26,12 +25,12 @@ from scipy.ndimage import distance_transform_edt
 OUT = Path(__file__).resolve().parents[2] / "tests/golden/losses"
 SHAPE = (2, 3, 3, 6, 5)
 SPACING = (2.5, 1.0, 0.8)  # z, y, x in mm
-WEIGHTS = [0.5, 1.0, 1.5]  # their mean is 1: MONAI does not divide by it, ctseg does
+WEIGHTS = [0.5, 1.0, 1.5]  # with a mean of 1: MONAI does not divide by the mean, ctseg does
 BACKGROUND = 0.25
 
 
 def signed_distance(mask):
-    """Outside the distance to the nearest voxel inside, inside that to the nearest outside, negative."""
+    """Outside the distance to the nearest voxel inside, inside the negative distance to the nearest one outside."""
     if mask.all() or not mask.any():
         return np.zeros(mask.shape)
     return distance_transform_edt(~mask, sampling=SPACING) - distance_transform_edt(mask, sampling=SPACING)
@@ -43,14 +42,14 @@ def make_inputs():
     at = np.arange(np.prod(SHAPE)).reshape(SHAPE)
     logits = (4 * np.sin(0.7 * at + 0.3) + np.cos(0.11 * at)).astype(np.float32)
     free = (rng.random(SHAPE) < 0.3).astype(np.float32)
-    free[1, 2] = 0  # a structure that one sample lacks
+    free[1, 2] = 0  # a structure that is absent in one sample
     absent = free.copy()
-    absent[:, 1] = 0  # one that both lack
+    absent[:, 1] = 0  # and one that is absent in both
     labels = rng.integers(0, structures + 1, (batch, *space))
     labels[1][labels[1] == 2] = 0
     classes = np.stack([labels == k + 1 for k in range(structures)], 1).astype(np.float32)
     ignored = rng.random((batch, 1, *space)) < 0.2
-    some = rng.random(SHAPE) < 0.2  # of independent structures one may be unknown where another is known
+    some = rng.random(SHAPE) < 0.2  # independent structures may be unknown at different voxels
     targets = {
         "independent": free,
         "absent": absent,
@@ -65,7 +64,7 @@ INPUTS = make_inputs()
 
 
 class Case:
-    """Logits that remember their gradient, and everything that references want to be told of targets."""
+    """Logits with a gradient, and the targets in the forms that the reference losses need."""
 
     def __init__(self, name):
         logits, targets = INPUTS[name]
@@ -99,7 +98,7 @@ def dice(case, per_sample=False, smooth=1.0, **more):
 
 
 def masked_dice(case):
-    """nnU-Net's with a mask; it takes one mask for all structures, so that they come one by one."""
+    """nnU-Net's Dice loss with a mask; it takes one mask for all structures, so each structure is computed alone."""
     loss = MemoryEfficientSoftDiceLoss(batch_dice=True, do_bg=True, smooth=1.0, ddp=False)
     parts = [
         1 + loss(case.p[:, k : k + 1], case.t[:, k : k + 1], case.known[:, k : k + 1].double()) for k in range(SHAPE[1])
@@ -127,7 +126,7 @@ def dice_ce(case, dice_share, ce_share):
 
 def focal(case, **settings):
     if case.exclusive:
-        # MONAI takes the mean over the classes too.
+        # MONAI also averages over the classes.
         return FocalLoss(use_softmax=True, **settings)(case.all, case.one_hot) * case.all.shape[1]
     return FocalLoss(**settings)(case.x, case.t)
 
@@ -224,7 +223,7 @@ CASES = [
 
 
 def flat(values):
-    """Float32 in the fewest digits that give it back, null for NaN."""
+    """Float32 values with the fewest digits that round-trip, None for NaN."""
     values = np.asarray(values, dtype=np.float32).ravel()
     return [None if np.isnan(v) else float(str(v)) for v in values]
 

@@ -1,23 +1,23 @@
-"""Golden values for the networks: tests/golden/networks/<case>.json, a file for each of CASES.
+"""Golden values for the networks: tests/golden/networks/<case>.json, one file per case in CASES.
 
 The networks are those of dynamic-network-architectures (nnU-Net's): PlainConvEncoder or ResidualEncoder with
-UNetDecoder; attention gates are MONAI's AttentionBlock, for which the skips pass before they are joined. Where
-the norm is not a batch normalisation, the gates' projections have the network's norm and the map has none, as in
-Oktay et al. 2018. Convolutions before a normalisation have no bias. nnU-Net joins what comes from below with
-the skip, ctseg the skip with what comes from below: the input channels of the decoder's convolutions are swapped.
+UNetDecoder; attention gates are MONAI's AttentionBlock, applied to the skips before concatenation. Unless the norm
+is batch normalisation, the gates' projections have the network's norm and the map has none, as in Oktay et al. 2018.
+Convolutions before a normalisation have no bias. nnU-Net concatenates (upsampled, skip), ctseg (skip, upsampled): the
+input channels of the decoder's convolutions are swapped.
 
-Nothing is drawn at random. The tensors of a network, by ctseg's names in the order of their bytes, are numbered
-from 0; element i of tensor n is, with w = sin(1.618 i + 0.9 n) in float64, rounded to float32:
+Nothing is random. The tensors of a network are numbered from 0 in byte order of ctseg's names; element i of tensor n
+is, with w = sin(1.618 i + 0.9 n) in float64, rounded to float32:
 
     convolution weights: 2 w / sqrt(fan-in), fan-in = inputs times kernel (of a transposed one: inputs)
     gamma: 1 + 0.2 w                biases, beta: 0.1 w
 
 Input element i: sin(0.7391 i) + 0.3 cos(0.0137 i). With logits l_s of scale s (0 the finest), the gradients are
-those of sum over s and i of l_s[i] cos(0.61 i + s), in training mode.
+those of the sum over s and i of l_s[i] cos(0.61 i + s), in training mode.
 
-Layout: `network` (as in a recipe), `channels`, `structures`, `input` (shape), `scales` (for each scale its shape
-and every STEP-th logit), `maps` (for each gate, finest first, likewise), `gradients` (by tensor: its Euclidean
-norm, and its product with cos(0.3 i)).
+Layout: `network` (as in a recipe), `channels`, `structures`, `input` (shape), `scales` (shape and every STEP-th
+logit of each scale), `maps` (the same for each gate, finest first), `gradients` (by tensor: its Euclidean norm, and
+its dot product with cos(0.3 i)).
 
 Run: python scripts/golden/make_networks.py
 (PyTorch 2.11.0, dynamic-network-architectures 0.4.4, MONAI 1.6.1; the first two with any NumPy)
@@ -79,7 +79,7 @@ class GroupNorm(nn.GroupNorm):
 
 
 class Network(nn.Module):
-    """Encoder, decoder and gates of the packages, and their parameters by ctseg's names."""
+    """Encoder, decoder and gates of the packages, with their parameters under ctseg's names."""
 
     def __init__(self, config, channels, structures):
         super().__init__()
@@ -114,7 +114,7 @@ class Network(nn.Module):
         else:
             self.encoder = PlainConvEncoder(n_conv_per_stage=2, pool="max" if plain else "conv", **shared)
         self.decoder = UNetDecoder(self.encoder, structures, 1 if residual else 2, deep_supervision=True)
-        # UNetDecoder's transposed convolutions and heads have the bias that its encoder's convolutions lack.
+        # In ctseg, unlike the encoder's convolutions, transposed convolutions and heads have a bias.
         for index, up in enumerate(self.decoder.transpconvs):
             up.bias = nn.Parameter(torch.zeros(up.weight.shape[1]))
         self.gates = nn.ModuleList()
@@ -148,7 +148,7 @@ class Network(nn.Module):
         return logits[::-1][: self.scales], maps[::-1]
 
     def parts(self):
-        """(ctseg's name, module) of everything with parameters."""
+        """(ctseg's name, module) of every module with parameters."""
         for s, stage in enumerate(self.encoder.stages):
             if self.residual:
                 for b, block in enumerate(stage.blocks):
@@ -191,7 +191,7 @@ class Network(nn.Module):
 
 
 def swapped(name, tensor):
-    """The decoder's first convolutions take the halves of their input in the other order."""
+    """Swaps the input halves of the decoder's first convolutions."""
     if name.startswith("decoder.") and name.endswith(".0.conv.weight"):
         half = tensor.shape[1] // 2
         return torch.cat((tensor[:, half:], tensor[:, :half]), 1)

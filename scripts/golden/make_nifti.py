@@ -1,12 +1,12 @@
-"""Writes tests/golden/nifti/cases.json: tiny NIfTI files and what nibabel reads from them.
+"""Writes tests/golden/nifti/cases.json: tiny NIfTI files and the values that nibabel reads from them.
 
-Run from the repository's root with numpy and nibabel installed (made with nibabel 5.4.2):
+Run from the repository root with numpy and nibabel installed (made with nibabel 5.4.2):
 
     python scripts/golden/make_nifti.py
 
-Every case holds `file` (the .nii file's bytes, gzip'd and in hex to keep this small), `shape`, `affine`
-(4x4, float64 little-endian in hex, row by row) and `data` (get_fdata(), float64 little-endian in hex, in
-file order, x fastest). `raw_gzip` cases are stored as they are: several gzip members in one file.
+Every case contains `file` (the .nii file, gzip-compressed, in hex), `shape`, `affine` (4x4, float64 little-endian in hex,
+row by row) and `data` (get_fdata(), float64 little-endian in hex, in file order, x fastest). `raw_gzip` cases are stored
+unchanged: several gzip members in one file.
 """
 
 import gzip
@@ -44,7 +44,7 @@ def affine(angles=(0, 0, 0), spacing=(0.8, 0.9, 2.5), origin=(-12.3, 45.6, -789.
 
 
 def values(dtype, shape=SHAPE, seed=0):
-    """Values over the type's whole range, its ends included."""
+    """Values over the type's whole range, including its limits."""
     rng = np.random.default_rng(seed)
     dtype = np.dtype(dtype)
     count = int(np.prod(shape))
@@ -59,7 +59,7 @@ def values(dtype, shape=SHAPE, seed=0):
 
 
 def file_bytes(data, *, version=1, order="<", edit=None, offset=None):
-    """A NIfTI file made from a header that `edit` may change and from raw voxels, nothing in between."""
+    """A NIfTI file of a header, which `edit` may change, and raw voxels."""
     header_class = {1: nib.Nifti1Header, 2: nib.Nifti2Header}[version]
     header = header_class(endianness=order)
     header.set_data_dtype(data.dtype)
@@ -85,7 +85,7 @@ def setter(**fields):
 
 
 def qform(matrix, code=1, sform_code=0, **fields):
-    """The qform of `matrix`; nibabel's own set_qform would also work but hides which fields it sets."""
+    """The qform of `matrix`; written out, because nibabel's set_qform hides which fields it sets."""
 
     def edit(header):
         spacing = np.linalg.norm(matrix[:3, :3], axis=0)

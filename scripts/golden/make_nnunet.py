@@ -1,9 +1,9 @@
-"""A tiny model of nnU-Net and what nnU-Net predicts with it, for tests/with_engine/models/nnunet_import.rs: tests/golden/nnunet.
+"""A tiny nnU-Net model and its prediction, for tests/with_engine/models/nnunet_import.rs: tests/golden/nnunet.
 
-The volume is noise with two ellipsoids, oblique to no axis but stored as LPS, with thick slices, and with zeros around it
-that are cropped away. The network is made, trained for some steps and used by nnU-Net itself (scripts/nnunet_models.py).
+The volume is noise with two ellipsoids, axis-aligned, stored as LPS, with thick slices, and with a border of zeros that is
+cropped. nnU-Net itself makes the network, trains it for some steps and predicts with it (scripts/nnunet_models.py).
 
-Run: python scripts/golden/make_nnunet.py      (nnunetv2 2.8.1; changes the files: weights depend on the machine)
+Run: python scripts/golden/make_nnunet.py      (nnunetv2 2.8.1; changes the files, because weights depend on the machine)
 """
 
 import json

@@ -1,8 +1,8 @@
-"""Golden values for the optimisers: tests/golden/optimisers/<case>.json, a file for each of CASES.
+"""Golden values for the optimisers: tests/golden/optimisers/<case>.json, one file per case in CASES.
 
-Six steps of torch.optim on three named parameters, as nn.Module.named_parameters would list them. Before each
-step the gradient is clipped by clip_grad_norm_(max_norm=5), which is active in some of the steps only, and the
-learning rate is set for that step. Everything is float32 on the CPU, one thread, PyTorch's loop over tensors
+Six steps of torch.optim on three named parameters, in the order of nn.Module.named_parameters. Before each step the
+gradient is clipped by clip_grad_norm_(max_norm=5), which takes effect in only some of the steps, and the learning
+rate is set for that step. Everything is float32 on the CPU, one thread, PyTorch's loop over tensors
 (foreach=False, fused=False).
 
 Initial values and gradients come from formulas, evaluated in float64 and rounded to float32; they are stored too:
@@ -12,7 +12,7 @@ Initial values and gradients come from formulas, evaluated in float64 and rounde
 
 Layout: `optimiser` and its settings, `clip_norm`, `parameters` (name, shape, initial), `steps` (learning_rate,
 gradient_norm before clipping, clipped, gradients by name before clipping, parameters by name after the step).
-Tensors are flat, the last axis fastest. Numbers are float32 values in the fewest digits that give them back.
+Tensors are flat, the last axis fastest. Numbers are float32 values with the fewest digits that round-trip.
 
 Run: python scripts/golden/make_optimisers.py    (PyTorch 2.11.0)
 """
@@ -49,7 +49,7 @@ CASES = {
         {"momentum": 0.99, "dampening": 0.0, "nesterov": True, "weight_decay": 3e-5},
         [0.01, 0.009, 0.008, 0.007, 0.006, 0.005],
     ),
-    # nnU-Net's 3e-5 is hardly seen in six steps in float32; this is.
+    # nnU-Net's 3e-5 hardly has an effect in six float32 steps; this has.
     "sgd_weight_decay": (
         torch.optim.SGD,
         {"momentum": 0.9, "dampening": 0.0, "nesterov": True, "weight_decay": 0.05},
@@ -74,7 +74,7 @@ def made(shape, value):
 
 
 def shortest(value):
-    """The float32 `value` in the fewest digits that give it back."""
+    """The float32 `value` with the fewest digits that round-trip."""
     for digits in range(1, 10):
         text = f"{value:.{digits}g}"
         if torch.tensor(float(text), dtype=torch.float32).item() == value:
@@ -112,7 +112,7 @@ def case(name):
             }
         )
     clipped = sum(step["clipped"] for step in steps)
-    assert 0 < clipped < len(steps), "clipping must be seen both active and not"
+    assert 0 < clipped < len(steps), "clipping must take effect in some steps but not in all"
     return {
         "optimiser": type(stepper).__name__,
         **settings,

@@ -1,9 +1,9 @@
-"""Golden values of paired comparisons and of what is left of a score over cases: tests/golden/paired.json.
+"""Golden values for paired comparisons and for summaries of a score over cases: tests/golden/paired.json.
 
-Wilcoxon's signed-rank test by scipy.stats.wilcoxon (two-sided, zeros left out, no continuity correction): exactly up
-to 50 differences without ties, by all permutations where there are ties among few, by the normal distribution above.
-Holm's correction by hand as in R's p.adjust. Median and quartiles by NumPy; the bootstrap interval of the mean by
-scipy.stats.bootstrap (percentile, 20 000 draws), which another draw meets within a tolerance only.
+Wilcoxon signed-rank test by scipy.stats.wilcoxon (two-sided, zeros dropped, no continuity correction): exact for up to
+50 differences without ties, all permutations for few differences with ties, normal approximation above. Holm's
+correction written out as in R's p.adjust. Median and quartiles by NumPy; the bootstrap interval of the mean by
+scipy.stats.bootstrap (percentile, 20 000 resamples), which other resamples only match within a tolerance.
 
 Run: python scripts/golden/make_paired.py    (NumPy, SciPy: scripts/references.txt)
 """

@@ -1,7 +1,7 @@
 """Golden values for planned networks: tests/golden/plan/topology.json.
 
-Strides, kernels and patch come from nnU-Net's `get_pool_and_conv_props` (nnunetv2 2.8.1, the file
-experiment_planning/experiment_planners/network_topology.py, which needs NumPy alone).
+Strides, kernels and patch come from nnU-Net's `get_pool_and_conv_props` (nnunetv2 2.8.1, file
+experiment_planning/experiment_planners/network_topology.py, which only needs NumPy).
 
 Run: python scripts/golden/make_plan.py path/to/network_topology.py
 """
@@ -38,7 +38,7 @@ def main():
     for spacing, patch in cases:
         _, strides, kernels, padded, multiple = module.get_pool_and_conv_props(spacing, patch, 4, 999)
         if len(strides) == 1:
-            continue  # no level at all
+            continue  # a single level
         golden.append({
             "spacing_mm": spacing,
             "patch": patch,

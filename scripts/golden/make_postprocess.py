@@ -1,4 +1,4 @@
-"""Golden values for the clean-up of masks: tests/golden/postprocess/masks.json.
+"""Golden values for postprocessing of masks: tests/golden/postprocess/masks.json.
 
 Components come from scikit-image (`measure.label`, `morphology.remove_small_objects`), holes, Gaussian and median
 from scipy.ndimage. Masks are strings of 0 and 1, x fastest, then y, then z.
@@ -79,7 +79,7 @@ def main():
         masks[name] = field / field.std() > level
     shell = np.zeros((11, 13, 15), bool)
     shell[2:9, 2:11, 3:12] = True
-    shell[4:7, 5:8, 6:9] = False  # a hole on all sides
+    shell[4:7, 5:8, 6:9] = False  # an enclosed hole
     shell[3, 4, 4] = False
     shell[2:5, 9, 10] = False  # open at one end
     masks["shell"] = shell

@@ -1,12 +1,12 @@
-"""Writes tests/golden/real.json: what nibabel and SimpleITK read from the files in tests/data/real.
+"""Writes tests/golden/real.json: the values that nibabel and SimpleITK read from the files in tests/data/real.
 
-Run from the repository's root with numpy, nibabel and SimpleITK installed (made with nibabel 5.4.2, SimpleITK 2.5.7):
+Run from the repository root with numpy, nibabel and SimpleITK installed (made with nibabel 5.4.2, SimpleITK 2.5.7):
 
     python scripts/golden/make_real.py
 
 For each file: `nibabel` with shape, voxel type, affine (16 numbers, row by row) and the SHA-256 of `get_fdata()` as
 float32, x fastest (every NaN as the bytes 00 00 c0 7f), or `error`; `itk` with the same affine from spacing, direction and
-origin (in RAS+), or `error`, or null where the image has not three dimensions.
+origin (in RAS+), or `error`, or null if the image is not 3D.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ def of_nibabel(path):
         values[np.isnan(values)] = np.nan
         known["sha256"] = hashlib.sha256(values.tobytes(order="F")).hexdigest()
         return known
-    except Exception as error:  # whatever it is, the file cannot be read
+    except Exception as error:  # any error means that the file cannot be read
         return {"error": type(error).__name__}
 
 

@@ -1,7 +1,7 @@
 """Golden values for reliability curves: tests/golden/reliability/curves.json.
 
-Bins come from NumPy's histogram (its bins hold their lower border, the last one both), whose borders are 0, 1/15 …
-1; the mean probability and observed share of a bin, expected and maximum calibration error (Guo et al., ICML 2017) and
+Bins come from NumPy's histogram with edges 0, 1/15 … 1 (a bin includes its lower edge, the last one both); the mean
+probability and observed share of a bin, expected and maximum calibration error (Guo et al., ICML 2017) and
 the Brier score are written out from their definitions on whole arrays in 64 bits.
 
 Run: python scripts/golden/make_reliability.py

@@ -1,12 +1,12 @@
 """Golden values for resampling and components: tests/golden/resample/index.json and values.bin.
 
-Sources and expected results are little-endian arrays in values.bin (x fastest, then y, then z) that
-index.json lists by offset. Three kinds of cases:
+Sources and expected results are little-endian arrays in values.bin (x fastest, then y, then z), listed
+by offset in index.json. Kinds of cases:
 
 - `resize`: scikit-image's resize as nnU-Net calls it (mode edge, no anti-aliasing, clip), order 1 and 3
 - `coordinates`: scipy.ndimage.map_coordinates (mode nearest), order 0, 1 and 3, where the target is cut
   out, shifted beyond the border, flipped and permuted; the target is given by its affine alone
-- `labels`: nnU-Net's resize_segmentation rule, with the voxels that a tie decides left out
+- `labels`: nnU-Net's resize_segmentation rule, excluding voxels with a tie
 - `components`: scipy.ndimage.label
 
 Run: python scripts/golden/make_resample.py
@@ -31,7 +31,7 @@ def stored(array, dtype):
 
 
 def ct(rng, shape_zyx):
-    """Blobs between air and bone with noise, so that the spline overshoots."""
+    """Blobs between air and bone with noise, which make the spline overshoot."""
     smooth = ndimage.gaussian_filter(rng.standard_normal(shape_zyx), [min(1.0, n / 6) for n in shape_zyx])
     volume = np.where(smooth > np.quantile(smooth, 0.7), 900, np.where(smooth > np.median(smooth), 40, -1000))
     return (volume + rng.normal(0, 20, shape_zyx)).astype(np.float32)
@@ -41,7 +41,7 @@ def resize_case(rng, name, source_zyx, target_zyx, unclipped=False):
     source = ct(rng, source_zyx)
 
     def call(order, clip=True):
-        # float64 inside: the golden values are the method's, not float32's.
+        # float64, to avoid float32 rounding in the golden values.
         return resize(
             source.astype(np.float64), target_zyx, order, mode="edge", clip=clip, anti_aliasing=False,
             preserve_range=True,
@@ -53,7 +53,7 @@ def resize_case(rng, name, source_zyx, target_zyx, unclipped=False):
         "target_shape_zyx": list(target_zyx),
         "linear": stored(call(1), "<f4"),
         "cubic": stored(call(3), "<f4"),
-        # One of the two is enough to test clipping and to keep the file small.
+        # Only for some cases, to keep the file small.
         "cubic_unclipped": stored(call(3, clip=False), "<f4") if unclipped else None,
     }
 
@@ -113,7 +113,7 @@ def components_case(rng, name, shape_zyx, fraction):
         case[key] = {
             "labels": stored(labels, "u1"),
             "sizes": sizes.tolist(),
-            # Largest only, and those of at least a tenth of it.
+            # Largest only, and those with at least a tenth of its size.
             "kept": [int((sizes >= part * sizes.max()).sum()) for part in (1.0, 0.1)],
         }
     return case

@@ -1,9 +1,9 @@
-"""Golden values of distances between surfaces: tests/golden/surface/masks.json and real.json.
+"""Golden values for distances between surfaces: tests/golden/surface/masks.json and real.json.
 
-Of pairs of masks, by google-deepmind/surface-distance: Hausdorff distance, HD95 and HD50, average distances in both
-directions, the areas of both surfaces, surface Dice at several tolerances, Dice. By MONAI besides: Dice, surface Dice
-by subvoxels, and its Hausdorff and average surface distances, which are another definition (voxels of the masks' edges
-instead of surface elements, every voxel counting the same).
+For pairs of masks, by google-deepmind/surface-distance: Hausdorff distance, HD95 and HD50, average distances in both
+directions, the areas of both surfaces, surface Dice at several tolerances, Dice. Also by MONAI: Dice, surface Dice with
+subvoxels, and its Hausdorff and average surface distances, which have another definition (voxels of the masks' edges
+instead of surface elements, all with the same weight).
 
 masks.json: small masks (thresholded smooth noise from fixed seeds, single voxels, full and empty masks, touching and
 nested ones) as strings of 0 and 1, x fastest. real.json: masks of public CT by file and label, not the data itself;
@@ -28,7 +28,7 @@ from scipy.ndimage import gaussian_filter
 OUT = Path(__file__).resolve().parents[2] / "tests/golden/surface"
 TOLERANCES_MM = [0.0, 1.0, 2.0, 3.5]
 
-# name: shape and spacing in mm (x, y, z), shares of the voxels inside (prediction, reference)
+# name: shape and spacing in mm (x, y, z), fractions of voxels inside (prediction, reference)
 NOISE = {
     "isotropic": ((14, 12, 10), (1.0, 1.0, 1.0), (0.3, 0.25)),
     "anisotropic": ((17, 13, 6), (0.78, 0.78, 3.27), (0.2, 0.3)),
@@ -37,7 +37,7 @@ NOISE = {
     "one_slice": ((16, 15, 1), (0.9, 0.9, 5.0), (0.3, 0.3)),
 }
 
-# name: files relative to the data, their labels, and how far the reference is moved (x, y, z) to be the prediction
+# name: folder in the data, two file indices, two labels, and the shift (x, y, z) of the reference that gives the prediction
 REAL = {
     "mandibles_of_two": ("headneck/labels", 0, 1, 5, 5, None),
     "parotids_of_two": ("headneck/labels", 2, 3, 3, 3, None),

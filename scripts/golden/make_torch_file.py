@@ -1,9 +1,8 @@
-"""Golden files of torch.save, and hostile ones: tests/golden/torch/*.pth with what they hold in expected.json.
+"""Golden files of torch.save, and hostile ones: tests/golden/torch/*.pth, with the expected content in expected.json.
 
-weights.pth: a checkpoint as nnU-Net writes them: weights of all kinds of numbers, two names for one tensor, part of a
-storage, NumPy's numbers, a device, nested settings. The hostile ones: a pickle that calls os.system, one compressed into
-little that unpacks to much, tensors that overlap, a tensor larger than its storage, a storage larger than its entry, a
-list that holds itself, an archive that ends early.
+weights.pth: a checkpoint like nnU-Net's: weights of several dtypes, two names for one tensor, a view of a storage, NumPy
+scalars, a device, nested settings. The hostile ones: a pickle that calls os.system, a decompression bomb, overlapping
+tensors, a tensor larger than its storage, a storage larger than its entry, a dict that contains itself, a truncated archive.
 
 Run: python scripts/golden/make_torch_file.py    (PyTorch, NumPy: scripts/golden/surface.txt)
 """
@@ -39,7 +38,7 @@ def weights():
 
 
 def rebuilt(source, to, change):
-    """Copies an archive with its pickle changed."""
+    """Copies an archive and modifies its pickle."""
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(to, "w", zipfile.ZIP_STORED) as new:
         for name in old.namelist():
             data = old.read(name)
@@ -72,7 +71,7 @@ def main():
     rebuilt(source, OUT / "hostile_call.pth", lambda _: pickle.dumps({"network_weights": Call()}, protocol=2))
     rebuilt(source, OUT / "hostile_size.pth", lambda data: data.replace(b"K\x02K\x03\x86", b"K\x02K\x7f\x86"))
     rebuilt(source, OUT / "hostile_storage.pth", lambda data: data.replace(b"K\x06t", b"K\x7ft").replace(b"K\x02K\x03\x86", b"K\x02K\x09\x86").replace(b"K\x03K\x01\x86", b"K\x09K\x01\x86"))
-    # Nothing, at 2**62 elements from the beginning of a storage that claims as many.
+    # An empty tensor at offset 2**62 of a storage that claims as many elements.
     far = b"\x8a\x08" + (1 << 62).to_bytes(8, "little")
     rebuilt(
         source, OUT / "hostile_far.pth",

@@ -1,7 +1,7 @@
 """Golden values for TotalSegmentator's statistics.json: tests/golden/totalseg/statistics.json.
 
-Every value comes from TotalSegmentator's own `get_basic_statistics` on the CT and the label map that it ships as test
-files (tests/data), in all its ways; and on a generated pair whose header has spacings that 32 bits cannot hold.
+Every value comes from TotalSegmentator's `get_basic_statistics` with all combinations of options, on the CT and label map
+of its own tests (tests/data), and on a generated pair with spacings that 32 bits cannot represent.
 
 Needs TotalSegmentator 2.18.0 (`pip install --no-deps TotalSegmentator==2.18.0`), nibabel, numpy, tqdm.
 Run: python scripts/golden/make_totalseg_statistics.py
@@ -23,7 +23,7 @@ SPACING = (0.703125, 0.7, 1.3)
 
 
 def generated():
-    """A CT with values between whole numbers, and blocks of labels, one of which lies three layers from the end."""
+    """A CT with fractional values, and blocks of labels, one of them three layers from the border."""
     rng = np.random.default_rng(7)
     shape = (24, 20, 16)
     ct = (rng.normal(0, 400, shape) * 8).round() / 8

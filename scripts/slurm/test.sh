@@ -196,7 +196,7 @@ test_submit() {
     # Hidden partitions are for those who know their names.
     "$ctseg" "${job[@]}" --partition secret --gpus 1 &>"$work/refused.txt" && fail "more than a hidden partition has was taken"
     grep -q "no node of partition 'secret'" "$work/refused.txt" || fail "nodes of a hidden partition: $(cat "$work/refused.txt")"
-    grep -q "for 2 reasons" "$work/refused.txt" || fail "not told of its time: $(cat "$work/refused.txt")"
+    grep -q "2 problems" "$work/refused.txt" || fail "not told of its time: $(cat "$work/refused.txt")"
     "$ctseg" "${job[@]}" --json >"$work/submitted.json" 2>"$work/submitted.txt" || fail "$(cat "$work/submitted.txt")"
     id="$("$python" -c 'import json, sys; print(json.load(open(sys.argv[1]))["jobs"][0]["id"])' "$work/submitted.json")"
     until_true 60 "task 2 has written a label map" some_of_share 2 "$work/submitted"

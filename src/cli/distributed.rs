@@ -44,7 +44,11 @@ fn own_gpu(local_rank: usize) -> Result<usize> {
 }
 
 /// Joins the process group of all ranks.
-pub(super) fn join_process_group(worker: &WorkerRank, device: DeviceChoice, runs: &Path) -> Result<ProcessGroup> {
+pub(super) fn join_process_group(
+    worker: &WorkerRank,
+    device: DeviceChoice,
+    runs: &Path,
+) -> Result<ProcessGroup> {
     let collective = match device.gpu_backend()? {
         Some(backend) => nccl_collective(worker, backend.as_ref(), runs)?,
         None => mpi_collective(worker)?,
@@ -81,7 +85,11 @@ fn agrees(worker: &WorkerRank, (rank, size): (usize, usize)) -> Result<()> {
 }
 
 /// NCCL, whose unique ID is broadcast by MPI if MPI started the processes, otherwise through a file store.
-fn nccl_collective(worker: &WorkerRank, nccl: &dyn GpuBackend, runs: &Path) -> Result<Arc<dyn Collective>> {
+fn nccl_collective(
+    worker: &WorkerRank,
+    nccl: &dyn GpuBackend,
+    runs: &Path,
+) -> Result<Arc<dyn Collective>> {
     let ranks = (worker.rank, worker.world_size);
     #[cfg(feature = "mpi")]
     if matches!(
@@ -104,8 +112,9 @@ fn nccl_collective(worker: &WorkerRank, nccl: &dyn GpuBackend, runs: &Path) -> R
             )));
         }
     };
-    let name =
-        ctseg_engine::distributed::file_store::broadcast_bytes(&folder, ranks, || nccl.new_unique_id())?;
+    let name = ctseg_engine::distributed::file_store::broadcast_bytes(&folder, ranks, || {
+        nccl.new_unique_id()
+    })?;
     let joined = nccl.join(&name, ranks, None)?;
     if worker.rank == 0 {
         ctseg_engine::distributed::file_store::remove(&folder, worker.world_size);

@@ -157,7 +157,11 @@ fn outcome(ends: &[Option<ExitStatus>], error: impl Fn(&str)) -> Outcome {
             (Outcome::NothingDone | Outcome::WrongUsage, _) => worst,
             (_, Some(2)) => Outcome::WrongUsage,
             (_, Some(75)) => Outcome::Interrupted,
-            (_, None) if end.signal().is_some_and(|signal| STOP_SIGNALS.contains(&signal)) => {
+            (_, None)
+                if end
+                    .signal()
+                    .is_some_and(|signal| STOP_SIGNALS.contains(&signal)) =>
+            {
                 Outcome::Interrupted
             }
             (worst, Some(0)) => worst,
@@ -207,7 +211,10 @@ mod tests {
         let ignores = "trap '' TERM; while true; do sleep 0.1; done";
         let (outcome, errors, took) = ended(&["kill -9 $$", ignores], &[]);
         assert_eq!(outcome, Outcome::NothingDone);
-        assert!(errors[0].contains("signal 9, usually because memory"), "{errors:?}");
+        assert!(
+            errors[0].contains("signal 9, usually because memory"),
+            "{errors:?}"
+        );
         assert!(took < Duration::from_secs(20));
     }
 

@@ -78,7 +78,7 @@ enum Command {
     Bench(commands::bench::BenchArgs),
     /// Prepare a model for int8 prediction and compare it with the original
     #[command(alias = "calibrate")]
-    Quantize(commands::quantise::QuantizeArgs),
+    Quantize(commands::quantise::QuantiseArgs),
     /// Import a model of nnU-Net or TotalSegmentator
     Import(commands::import::ImportArgs),
     /// Show the contents of a volume, dataset, recipe, model, run or weights file

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rayon::{ThreadBuilder, ThreadPoolBuilder};
 
-use ctseg_base::limits::spawn::{thread_count, spawn};
+use ctseg_base::limits::spawn::{spawn, thread_count};
 use ctseg_base::progress::Observer;
 use ctseg_base::{Error, Result};
 
@@ -56,9 +56,7 @@ pub(super) fn start(threads: usize, observer: &dyn Observer) -> Result<usize> {
     if let (Some(error), Some(before)) = (refused, before) {
         until_threads_are(before + count);
         if count < threads {
-            observer.warn(&format!(
-                "using {count} of {threads} threads: {error}"
-            ));
+            observer.warn(&format!("using {count} of {threads} threads: {error}"));
         }
     }
     let built = ThreadPoolBuilder::new()
@@ -72,9 +70,7 @@ pub(super) fn start(threads: usize, observer: &dyn Observer) -> Result<usize> {
             }
         })
         .build_global();
-    built.map_err(|error| {
-        Error::invalid(format!("cannot start the compute threads: {error}"))
-    })?;
+    built.map_err(|error| Error::invalid(format!("cannot start the compute threads: {error}")))?;
     Ok(count)
 }
 

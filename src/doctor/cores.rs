@@ -36,8 +36,7 @@ pub fn findings(host: &Host, threads: Option<usize>, used: usize) -> Vec<Finding
             format!(
                 "more threads than cores slow each other down{}; unset both, or use {usable}",
                 match tightest.map(|limit| &limit.source) {
-                    Some(CoreSource::Quota { .. }) =>
-                        ", and the CPU quota throttles all of them",
+                    Some(CoreSource::Quota { .. }) => ", and the CPU quota throttles all of them",
                     _ => "",
                 }
             ),

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use super::cluster::Container;
-use super::libtorch::LibTorch;
 use super::libtorch::DEFAULT_CUDA;
+use super::libtorch::LibTorch;
 use super::{Finding, State};
 use ctseg_base::limits::host::Host;
 use ctseg_base::text::words::counted;
@@ -307,9 +307,7 @@ fn driver_problem(facts: &Facts, seen: Option<&Seen>) -> Option<(String, String)
     let least = least_driver(cuda.map_or(DEFAULT_CUDA, |(major, _)| major));
     let Some(driver) = &facts.driver else {
         let bound = facts.cards.iter().flatten().next();
-        let bound = bound.map_or_else(String::new, |name| {
-            format!(" (kernel driver '{name}')")
-        });
+        let bound = bound.map_or_else(String::new, |name| format!(" (kernel driver '{name}')"));
         let found = format!("{}, without NVIDIA's driver{bound}", facts.named());
         let advice = match bound.contains("vfio") {
             true => {

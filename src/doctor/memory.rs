@@ -22,10 +22,7 @@ pub struct Needed {
 pub fn findings(host: &Host, needed: Option<&Needed>) -> Vec<Finding> {
     let memory = Memory::of(host);
     let Some(limit) = memory.limit() else {
-        return vec![Finding::note(
-            CHECK,
-            "unknown",
-        )];
+        return vec![Finding::note(CHECK, "unknown")];
     };
     let facts = json!({
         "machine_bytes": memory.machine_bytes, "limit_bytes": limit.bytes,

@@ -16,8 +16,8 @@ pub struct Mount {
 }
 
 impl Mount {
-    /// The mount of `path` in `mountinfo` (proc_pid_mountinfo(5)): the innermost one, and the last of several at the same
-    /// point. `path` must be absolute and without symbolic links.
+    /// The mount of `path` in `mountinfo` (proc_pid_mountinfo(5)): the innermost one, and the last of several at the
+    /// same point. `path` must be absolute and without symbolic links.
     pub fn around(path: &Path, mountinfo: &str) -> Option<Self> {
         let around = mountinfo
             .lines()

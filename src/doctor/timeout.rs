@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use ctseg_base::limits::spawn::spawn;
 
-/// The result of `work`, run on its own thread. `None` if it takes longer than `limit` (the thread is then abandoned) or
-/// no thread can be started.
+/// The result of `work`, run on its own thread. `None` if it takes longer than `limit` (the thread is then abandoned)
+/// or no thread can be started.
 pub fn within<T: Send + 'static>(
     limit: Duration,
     work: impl FnOnce() -> T + Send + 'static,

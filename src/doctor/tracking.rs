@@ -10,7 +10,7 @@ use super::{Finding, clock};
 use ctseg_base::Error;
 use ctseg_base::limits::host::Host;
 use ctseg_tracking::mlflow::error::Fault;
-use ctseg_tracking::mlflow::probe::{ServerInfo, probe, pending_runs};
+use ctseg_tracking::mlflow::probe::{ServerInfo, pending_runs, probe};
 use ctseg_tracking::mlflow::settings::{Server, without_login};
 
 const CHECK: &str = "MLflow";
@@ -74,10 +74,7 @@ pub fn findings(
 }
 
 fn answered(server: &Server, answer: &ServerInfo) -> Vec<Finding> {
-    let version = answer
-        .version
-        .as_deref()
-        .unwrap_or("unknown version");
+    let version = answer.version.as_deref().unwrap_or("unknown version");
     let name = &server.experiment;
     let found = format!(
         "{}: {version}, responds in {:.2} s; experiment '{name}' ",
@@ -140,8 +137,13 @@ fn advice(fault: &Fault, why: &str, uri: &str, has_proxy: bool) -> String {
         Fault::Fatal(_) if says("answers 401") || says("answers 403") => {
             "check user, password or token; MLflow's --allowed-hosts must include this address"
         }
-        Fault::Fatal(_) => "check that the address is that of the tracking server, including its path",
-        Fault::RunDeleted(_) | Fault::Refused(_) | Fault::ExperimentDeleted(_) | Fault::LocationDenied(_) => {
+        Fault::Fatal(_) => {
+            "check that the address is that of the tracking server, including its path"
+        }
+        Fault::RunDeleted(_)
+        | Fault::Refused(_)
+        | Fault::ExperimentDeleted(_)
+        | Fault::LocationDenied(_) => {
             "check that the address is that of the tracking server, including its path"
         }
         Fault::Unavailable { .. } if says("lookup") || says("resolve") || says("dns") => {

@@ -186,7 +186,10 @@ impl JsonTask {
 impl Task for JsonTask {
     fn advance(&self, steps: u64) {
         self.count.advance(steps);
-        let mut last_line = self.last_line.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last_line = self
+            .last_line
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if last_line.elapsed() >= LINE_EVERY {
             *last_line = Instant::now();
             drop(last_line);

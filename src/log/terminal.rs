@@ -49,8 +49,8 @@ impl Bars {
         }
     }
 
-    /// Redraws the bar regularly, so that its times advance during long steps. If no thread can be started for that, they
-    /// advance with the steps.
+    /// Redraws the bar regularly, so that its times advance during long steps. If no thread can be started for that,
+    /// they advance with the steps.
     fn redraw(&self, bar: &ProgressBar) {
         let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
         shown.push(bar.downgrade());
@@ -107,7 +107,10 @@ impl Observer for Bars {
     }
 
     fn set_live_table(&self, text: &str) {
-        let mut live_table = self.live_table.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut live_table = self
+            .live_table
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if text.is_empty() {
             if let Some(live_table) = live_table.take() {
                 live_table.finish_and_clear();

@@ -38,7 +38,10 @@ fn stdout_of(program: &str, output: &Output) -> Result<String> {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let stderr = String::from_utf8_lossy(&output.stderr);
-    let lines = stderr.lines().map(str::trim).filter(|line| !line.is_empty());
+    let lines = stderr
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty());
     Err(Error::invalid(format!(
         "{program} failed ({}): {}",
         output.status,

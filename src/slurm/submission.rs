@@ -3,8 +3,8 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use super::stdout_of;
 use super::script::option_of;
+use super::stdout_of;
 use ctseg_base::{Error, Result};
 
 /// Has sbatch validate the script without submitting it.

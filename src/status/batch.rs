@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use serde::Deserialize;
 
 use super::state::{Cases, Claim, EXPIRY, Kind, State, Status, age, text_of, unfinished};
-use ctseg_base::process::owner::{Liveness, Heartbeat, Worker};
+use ctseg_base::process::owner::{Heartbeat, Liveness, Worker};
 use ctseg_base::text::file::read_text;
 use ctseg_base::text::os_text;
 use ctseg_base::{Error, Result};
@@ -167,12 +167,17 @@ impl Part {
 
     fn last_sign(&self) -> Option<SystemTime> {
         let members = self.survey.iter().flat_map(Survey::members);
-        members.map(|member| member.last_heartbeat).chain(self.sign).max()
+        members
+            .map(|member| member.last_heartbeat)
+            .chain(self.sign)
+            .max()
     }
 
     fn workers_alive(&self) -> usize {
         let members = self.survey.iter().flat_map(Survey::members);
-        members.filter(|member| member.alive == Liveness::Alive).count()
+        members
+            .filter(|member| member.alive == Liveness::Alive)
+            .count()
     }
 
     fn state(&self, now: SystemTime) -> (State, Option<String>) {
@@ -299,7 +304,12 @@ fn seconds_left(
 
 impl Part {
     fn seconds_left(&self, now: SystemTime) -> Option<f64> {
-        let states = || self.manifest.cases.iter().map(|case| self.case_state(case).0);
+        let states = || {
+            self.manifest
+                .cases
+                .iter()
+                .map(|case| self.case_state(case).0)
+        };
         let seconds = states().filter_map(|state| match state {
             CaseState::Done { seconds, .. } => Some(*seconds),
             _ => None,

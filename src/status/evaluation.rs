@@ -10,7 +10,8 @@ use ctseg_base::text::file::read_text;
 use ctseg_base::{Error, Result};
 use ctseg_core::run::state_file::RunState;
 
-/// State file of an evaluation that is running or ended without results. Not `state.json`: a case may be called `state`.
+/// State file of an evaluation that is running or ended without results. Not `state.json`: a case may be called
+/// `state`.
 pub const STATE: &str = "evaluate.state.json";
 
 /// The parts of an evaluation's `summary.json` needed here.
@@ -53,9 +54,8 @@ pub(super) fn of(path: &Path, now: SystemTime) -> Result<Status> {
         return Ok(status);
     }
     let text = read_text(&summary).map_err(Error::io(&summary, "read"))?;
-    let found: Summary = serde_json::from_str(&text).map_err(|error| {
-        Error::file(&summary, format!("is not an evaluation summary: {error}"))
-    })?;
+    let found: Summary = serde_json::from_str(&text)
+        .map_err(|error| Error::file(&summary, format!("is not an evaluation summary: {error}")))?;
     status.dice = found.mean.dice;
     let (failed, missing) = (found.failed.len(), found.missing_predictions.len());
     status.cases = Some(Cases {

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Serialize, Serializer};
 
 use ctseg_base::Error;
-use ctseg_base::process::owner::{Liveness, Heartbeat, Worker};
+use ctseg_base::process::owner::{Heartbeat, Liveness, Worker};
 use ctseg_core::run::state_file::{Ended, RunState, TaskState, time_text};
 
 /// A process on another machine counts as dead this long after its last update; it writes several a minute.
@@ -214,7 +214,10 @@ pub(super) fn unfinished(worker: &Worker, alive: Liveness) -> (State, Option<Str
         Liveness::Alive => (State::Running, None),
         Liveness::Dead => (
             State::Interrupted,
-            Some(format!("{} is gone and recorded no end", worker.described())),
+            Some(format!(
+                "{} is gone and recorded no end",
+                worker.described()
+            )),
         ),
         Liveness::Expired(silent) => (
             State::Interrupted,

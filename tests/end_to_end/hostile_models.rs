@@ -43,7 +43,7 @@ const CHANGES: [Change; 16] = [
     (
         "widths = [4, 8]",
         "widths = [16384, 16384]",
-        "numbers, the network of the recipe has",
+        "values, but the recipe's network has",
     ),
     ("widths = [4, 8]", "widths = [4]", "network.widths"),
     ("folds = 2", "folds = 4611686018427387904", "folds must be"),

@@ -133,8 +133,16 @@ fn images_that_are_gone_are_said_and_cost_no_other() {
     for (arguments, code, problem) in [
         (vec!["report", "data"], 1, "is neither"),
         (vec!["report", "nowhere"], 1, "does not exist"),
-        (vec!["report", "eval", "--cases", "nobody"], 2, "is not a case"),
-        (vec!["report", "eval", "--cases", ""], 2, "contains no case name"),
+        (
+            vec!["report", "eval", "--cases", "nobody"],
+            2,
+            "is not a case",
+        ),
+        (
+            vec!["report", "eval", "--cases", ""],
+            2,
+            "contains no case name",
+        ),
         (
             vec!["report", "eval", "--images", "nowhere"],
             1,

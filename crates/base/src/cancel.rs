@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::{Error, Result};
 
 /// Runs `work` and returns a panic in it, such as from an engine out of memory, as an error.
-pub fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+pub fn catch_panic<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         let cause = panic_message(panic.as_ref());
         Err(Error::invalid(format!("the engine failed: {cause}")))

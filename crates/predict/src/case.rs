@@ -403,7 +403,7 @@ impl Batch<'_> {
         }
         let mut masks = segmented.masks.take();
         if let (Some(masks), Some(cascade)) = (&mut masks, self.cascade()) {
-            masks.clean(cascade.clean_up())?;
+            masks.postprocess(cascade.postprocessing_plan())?;
         }
         // The time in the queue does not count.
         let segmenting = Duration::try_from_secs_f64(segmented.seconds).unwrap_or_default();

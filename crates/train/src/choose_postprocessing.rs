@@ -12,7 +12,7 @@ use ctseg_base::progress::Observer;
 use ctseg_base::text::suggest::expected;
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::{Dataset, Structure};
-use ctseg_core::model::postprocessing::{Cleaning, Postprocessing, Tried};
+use ctseg_core::model::postprocessing::{Candidate, Postprocessing, StructurePostprocessing};
 use ctseg_core::recipe::Recipe;
 use ctseg_image::formats::read_label_map;
 use ctseg_image::labels::components::Connectivity;
@@ -63,7 +63,10 @@ impl PostprocessingSearch<'_> {
     ///
     /// # Errors
     /// Label maps that cannot be read; [`Error::Interrupted`] when stopped.
-    pub fn choose(&self, observer: &dyn Observer) -> Result<(Option<Postprocessing>, Vec<Tried>)> {
+    pub fn choose(
+        &self,
+        observer: &dyn Observer,
+    ) -> Result<(Option<Postprocessing>, Vec<Candidate>)> {
         let config = &self.recipe.postprocessing;
         let by_hand = Postprocessing::by_hand(self.recipe);
         if self.maps.is_empty() || !config.choose && by_hand.is_none() {
@@ -98,7 +101,7 @@ impl PostprocessingSearch<'_> {
             .filter(|(_, steps)| !steps.is_empty())
         {
             let name = structures[index].name.clone();
-            let cleaning = Cleaning {
+            let cleaning = StructurePostprocessing {
                 by_hand: config.steps.contains_key(&name),
                 dice_before: before[index],
                 dice_after: after[index],
@@ -115,7 +118,7 @@ impl PostprocessingSearch<'_> {
         kind: Alternatives,
         sizes_ml: &[Option<f64>],
         kept: &mut [Vec<Step>],
-        tried: &mut Vec<Tried>,
+        tried: &mut Vec<Candidate>,
     ) -> Result<()> {
         let config = &self.recipe.postprocessing;
         let structures = &self.dataset.structures;
@@ -148,7 +151,7 @@ impl PostprocessingSearch<'_> {
                     kept[index].clone_from(&steps);
                 }
                 if at > 0 || tried.len() < structures.len() {
-                    tried.push(Tried {
+                    tried.push(Candidate {
                         structure: structures[index].name.clone(),
                         steps,
                         mean_dice: means[at],

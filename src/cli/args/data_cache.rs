@@ -76,8 +76,6 @@ fn resolved(folder: &Path) -> Result<PathBuf> {
     }
     let set = std::env::var_os("TMPDIR").filter(|value| !value.is_empty());
     set.map(PathBuf::from).ok_or_else(|| {
-        Error::usage(
-            "--scratch: TMPDIR is not set; pass a folder on a local disk: --scratch DIR",
-        )
+        Error::usage("--scratch: TMPDIR is not set; pass a folder on a local disk: --scratch DIR")
     })
 }

@@ -69,9 +69,9 @@ impl MlflowArgs {
     pub fn check(&self, settings: &Settings) -> Result<()> {
         let preferences = self.preferences(settings);
         match Server::find(&preferences, &process_environment) {
-            Err(Error::Usage(problem)) if !self.no_mlflow => {
-                Err(Error::usage(format!("{problem}; or turn tracking off with --no-mlflow")))
-            }
+            Err(Error::Usage(problem)) if !self.no_mlflow => Err(Error::usage(format!(
+                "{problem}; or turn tracking off with --no-mlflow"
+            ))),
             _ => Ok(()),
         }
     }

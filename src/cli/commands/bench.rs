@@ -83,13 +83,14 @@ pub fn run(args: BenchArgs, settings: &Settings) -> anyhow::Result<Outcome> {
         None => vec![Pass::Forward, Pass::Training],
     };
     if args.recompute && !(compute.choice.is_libtorch() && passes.contains(&Pass::Training)) {
-        return Err(Error::usage(
-            "--recompute: only supported for training on libtorch",
-        )
-        .into());
+        return Err(Error::usage("--recompute: only supported for training on libtorch").into());
     }
-    let time = Duration::try_from_secs_f64(args.seconds)
-        .map_err(|_| Error::usage(format!("--seconds {}: expected a positive number", args.seconds)))?;
+    let time = Duration::try_from_secs_f64(args.seconds).map_err(|_| {
+        Error::usage(format!(
+            "--seconds {}: expected a positive number",
+            args.seconds
+        ))
+    })?;
     let loss = LossConfig::from_name(&args.loss)
         .map_err(|error| Error::usage(format!("--loss: {error}")))?;
     let mut found = Vec::new();

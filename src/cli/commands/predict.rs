@@ -41,8 +41,8 @@ use ctseg_report::pictures::{attention, preview};
 
 #[derive(Args)]
 pub struct PredictArgs {
-    /// Volumes: files, folders (searched recursively), datasets (images only), patterns ('scans/**/ct.nii.gz'), or @list
-    /// with one of these per line
+    /// Volumes: files, folders (searched recursively), datasets (images only), patterns ('scans/**/ct.nii.gz'), or
+    /// @list with one of these per line
     #[arg(required = true)]
     pub(super) inputs: Vec<OsString>,
     /// Folder for label maps, or the file name of a single label map
@@ -65,8 +65,8 @@ pub struct PredictArgs {
     /// Skip the model's postprocessing of label maps
     #[arg(long)]
     no_postprocess: bool,
-    /// Draw the attention gates of stage 2: <case>_attention_<level>.png beside each new label map (with --overwrite also
-    /// beside existing ones)
+    /// Draw the attention gates of stage 2: <case>_attention_<level>.png beside each new label map (with --overwrite
+    /// also beside existing ones)
     #[arg(long)]
     attention: bool,
     /// Memory limit, such as 4G: slices, patches and logits are processed in smaller portions; volumes that need more
@@ -75,12 +75,12 @@ pub struct PredictArgs {
     max_ram: Option<u64>,
     #[command(flatten)]
     rescale: RescaleArgs,
-    /// Save the probabilities of all structures on the volume's grid: u8 (<case>_probabilities.nii.gz, in steps of 1/255)
-    /// or f16 (<case>_probabilities.npy)
+    /// Save the probabilities of all structures on the volume's grid: u8 (<case>_probabilities.nii.gz, in steps of
+    /// 1/255) or f16 (<case>_probabilities.npy)
     #[arg(long, value_name = "KIND", num_args = 0..=1, default_missing_value = "u8", require_equals = true)]
     save_probabilities: Option<ProbabilityKind>,
-    /// Save an uncertainty map: <case>_entropy.nii.gz, the entropy of each voxel's probabilities in bits (for independent
-    /// structures, that of the least certain one)
+    /// Save an uncertainty map: <case>_entropy.nii.gz, the entropy of each voxel's probabilities in bits (for
+    /// independent structures, that of the least certain one)
     #[arg(long)]
     save_entropy: bool,
     /// Also write one mask (0 and 1) per structure: <case>/<structure>.nii.gz, the layout of TotalSegmentator
@@ -97,9 +97,9 @@ pub struct PredictArgs {
     /// A multi-part model runs only the parts needed, around the structures located by its rough model
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     structures: Vec<String>,
-    /// Write <case>_statistics.json: volume in mm³ and mean HU of every structure, as TotalSegmentator's statistics.json;
-    /// 0 for structures cut off by the volume's border. HOW: median, incomplete (include cut-off structures), normalized
-    /// (intensities from 0 to 1), or several of these separated by commas
+    /// Write <case>_statistics.json: volume in mm³ and mean HU of every structure, as TotalSegmentator's
+    /// statistics.json; 0 for structures cut off by the volume's border. HOW: median, incomplete (include cut-off
+    /// structures), normalized (intensities from 0 to 1), or several of these separated by commas
     #[arg(long, value_name = "HOW", num_args = 0..=1, default_missing_value = "mean", require_equals = true, conflicts_with = "overlap")]
     statistics: Option<TableOptions>,
     /// Draw <case>_preview.png: three planes with the structures, a frontal view and a legend

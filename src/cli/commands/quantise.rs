@@ -19,7 +19,7 @@ use ctseg_engine::precision::{Precision, PrecisionChoice};
 use ctseg_predict::quantise::{PrecisionResult, QuantiseJob, QuantiseSummary, quantise};
 
 #[derive(Args)]
-pub struct QuantizeArgs {
+pub struct QuantiseArgs {
     /// Dataset that the model was trained on [default: from ctseg.toml]
     #[arg(long, env = "CTSEG_DATA")]
     data: Option<PathBuf>,
@@ -36,7 +36,7 @@ pub struct QuantizeArgs {
     cases: u16,
 }
 
-pub fn run(args: QuantizeArgs, settings: &Settings) -> anyhow::Result<Outcome> {
+pub fn run(args: QuantiseArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     let observer = settings.observer();
     let config = &settings.config;
     let data = args.data.or_else(|| config.data.clone()).ok_or_else(|| {

@@ -106,15 +106,7 @@ fn since(one: &Status, now: SystemTime) -> Option<Duration> {
 
 /// The table, followed by details of each run.
 fn as_text(found: &[Status], now: SystemTime) -> String {
-    let header = [
-        "run",
-        "kind",
-        "state",
-        "progress",
-        "Dice",
-        "updated",
-        "ETA",
-    ];
+    let header = ["run", "kind", "state", "progress", "Dice", "updated", "ETA"];
     let rows: Vec<Vec<String>> = found.iter().map(|one| row(one, now)).collect();
     let mut text = table(&header, &rows);
     for one in found {
@@ -239,7 +231,11 @@ fn details(one: &Status, now: SystemTime) -> Vec<String> {
                 .as_ref()
                 .map(|task| format!("now: {}", task_words(task))),
         );
-        lines.extend(one.last_line.as_ref().map(|line| format!("last log line: {line}")));
+        lines.extend(
+            one.last_line
+                .as_ref()
+                .map(|line| format!("last log line: {line}")),
+        );
     }
     if let Some(best) = one.trials.as_ref().and_then(|trials| trials.best.as_ref()) {
         lines.push(format!("best so far: {best}"));

@@ -102,8 +102,8 @@ const NOT_WITH_RESUME: [(&str, &str); 12] = [
     ("seed", "the sweep's own seed"),
     ("model", "the sweep's own model"),
     ("runs", "the sweep's own folder"),
-    ("grid_tolerance", "the sweep's own reading of the data"),
-    ("rescale_hu", "the sweep's own reading of the data"),
+    ("grid_tolerance", "the sweep's own grid tolerance"),
+    ("rescale_hu", "the sweep's own HU conversion"),
 ];
 
 pub fn run(args: SweepArgs, given: &Given, settings: &Settings) -> anyhow::Result<Outcome> {

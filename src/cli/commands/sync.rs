@@ -63,7 +63,10 @@ pub fn run(args: SyncArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     } else {
         print_out(&as_table(&synced));
         if untried > 0 {
-            print_out(&format!("  not attempted: {}\n", counted(untried, "more run")));
+            print_out(&format!(
+                "  not attempted: {}\n",
+                counted(untried, "more run")
+            ));
         }
     }
     Ok(outcome(&synced))

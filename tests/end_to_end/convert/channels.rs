@@ -167,10 +167,7 @@ fn channels_of_different_types_are_put_together_without_loss() {
     write_image_on(&at("Dataset005_PetCt/imagesTr/y_0002.nii.gz"), grid(), 0.0);
     let output = convert(folder.path(), "Dataset005_PetCt --to msd --check", 1);
     let said = stderr(&output);
-    assert!(
-        said.contains("x_0001.nii.gz: is not on the grid"),
-        "{said}"
-    );
+    assert!(said.contains("x_0001.nii.gz: is not on the grid"), "{said}");
     assert!(
         said.contains("y_0002.nii.gz: is one channel more than the 2"),
         "{said}"

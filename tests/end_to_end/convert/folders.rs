@@ -56,7 +56,11 @@ fn names_and_numbers_that_do_not_fit_are_refused() {
         ),
         (&["--id", "1000"], 2, "expected 1 to 999"),
         (&["--name", "a b"], 2, "such as a_b"),
-        (&["--folds", "3"], 1, "1 patient available for training, too few"),
+        (
+            &["--folds", "3"],
+            1,
+            "1 patient available for training, too few",
+        ),
     ];
     for (more, code, reason) in more {
         let said = refused(folder.path(), &[&to_nnunet[..], more].concat(), code);
@@ -71,10 +75,7 @@ fn names_and_numbers_that_do_not_fit_are_refused() {
     assert!(said.contains("already names the dataset"), "{said}");
     let itself = ["out/Dataset123_Foo", "-o", "out", "--to", "nnunet"];
     let said = refused(folder.path(), &itself, 2);
-    assert!(
-        said.contains("is the dataset to be converted"),
-        "{said}"
-    );
+    assert!(said.contains("is the dataset to be converted"), "{said}");
     let to_msd = ["My data", "-o", "out", "--to", "msd", "--folds", "3"];
     let said = refused(folder.path(), &to_msd, 2);
     assert!(said.contains("--folds is only for --to nnunet"), "{said}");

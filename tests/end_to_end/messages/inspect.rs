@@ -9,7 +9,7 @@ fn missing_files_of_a_dataset_are_listed_and_fail_it() {
     let folder = folder.path();
     dataset(&folder.join("data"), 3, false);
     let printed = stdout(&run(folder, &["inspect", "data"], 0));
-    assert!(printed.contains("3 cases, 3 to train on"), "{printed}");
+    assert!(printed.contains("3 cases, 3 for training"), "{printed}");
     assert!(!printed.contains("missing"), "{printed}");
     fs::remove_file(folder.join("data/labels/c1.nii.gz")).unwrap();
     let printed = stdout(&run(folder, &["inspect", "data"], 3));

@@ -1,4 +1,4 @@
-//! Output of networks plane by plane: whatever is taken at once, the same logits, labels and probabilities.
+//! Sliding-window output plane by plane: logits, labels and probabilities do not depend on the chunk size.
 
 use crate::common;
 
@@ -18,7 +18,7 @@ use ctseg_image::resample::{Interpolation, resample};
 use ctseg_image::space::{LabelMap, Orientation, Volume, VoxelBox};
 use ndarray::{Array3, Array4, Array5, ArrayView3, ArrayView4, Axis, s};
 
-/// Networks on volumes with `structures` maps, their input, and its size.
+/// A stage on volumes with `structures` maps, its networks, and an input.
 fn on_volumes(structures: usize, folds: usize) -> (Stage, Inference, Array4<f32>) {
     let set = [
         "region=whole",
@@ -50,7 +50,7 @@ fn on_volumes(structures: usize, folds: usize) -> (Stage, Inference, Array4<f32>
     )
 }
 
-/// Every patch by itself, in f64: times its Gaussian, divided by the sum of the Gaussians.
+/// Every patch separately, in f64: weighted by its Gaussian, divided by the sum of the Gaussians.
 fn by_hand(inference: &Inference, input: ArrayView4<f32>, structures: usize) -> Array4<f64> {
     let gaussian = |i: usize| (-0.5 * ((i as f64 - 4.0) / 1.0).powi(2)).exp();
     let mut sum = Array4::<f64>::zeros((structures, 11, 17, 13));
@@ -78,8 +78,8 @@ fn by_hand(inference: &Inference, input: ArrayView4<f32>, structures: usize) -> 
 }
 
 #[test]
-fn planes_of_patches_are_those_of_the_whole() {
-    // Of 40 structures, the 4 features of the last level are added up instead; not so of two networks.
+fn planes_of_patches_match_the_whole_input() {
+    // With 40 structures, the 4 features of the last level are accumulated instead, but not with two networks.
     for (structures, folds) in [(2, 1), (40, 1), (40, 2)] {
         let (stage, alone, input) = on_volumes(structures, folds);
         assert_eq!(
@@ -94,7 +94,7 @@ fn planes_of_patches_are_those_of_the_whole() {
                 let mut planes = Planes::new(pass, axis).unwrap();
                 let length = planes.count();
                 for start in (0..length).step_by(at_once) {
-                    // One plane twice, as at the border of two portions.
+                    // One plane twice, as at the border of two chunks.
                     let range = start.saturating_sub(1)..(start + at_once).min(length);
                     let found = planes.take(range.clone()).unwrap();
                     let expected = expected.slice_axis(Axis(axis + 1), range.into());
@@ -119,7 +119,7 @@ fn planes_of_patches_are_those_of_the_whole() {
 }
 
 #[test]
-fn step_and_blending_are_the_recipes() {
+fn step_and_blending_come_from_the_recipe() {
     let set = [
         "region=whole",
         "prior=false",
@@ -169,25 +169,25 @@ fn the_longer_axis_takes_less_memory() {
 }
 
 #[test]
-fn work_ends_where_it_is_told_to() {
+fn an_error_in_the_callback_stops_the_work() {
     let (stage, _, input) = on_volumes(2, 1);
-    let told = std::sync::atomic::AtomicUsize::new(0);
+    let count = std::sync::atomic::AtomicUsize::new(0);
     let error = stage
-        .logits(input.view(), &|count| match told
-            .fetch_add(count, std::sync::atomic::Ordering::Relaxed)
+        .logits(input.view(), &|pieces| match count
+            .fetch_add(pieces, std::sync::atomic::Ordering::Relaxed)
         {
             0..6 => Ok(()),
             _ => Err(Error::Interrupted("enough".to_owned())),
         })
         .unwrap_err();
     assert!(error.to_string().contains("enough"), "{error}");
-    assert!(told.into_inner() < stage.pieces([11, 17, 13]));
+    assert!(count.into_inner() < stage.pieces([11, 17, 13]));
 }
 
-/// Keeps what it hears.
-struct Kept(Array4<f32>);
+/// Collects the probabilities.
+struct Collected(Array4<f32>);
 
-impl ProbabilitySink for Kept {
+impl ProbabilitySink for Collected {
     fn put(&mut self, structure: usize, region: &VoxelBox, values: ArrayView3<f32>) -> Result<()> {
         let [x, y, z] = [0, 1, 2].map(|axis| region.start[axis]..region.end[axis]);
         let mut to = self.0.index_axis_mut(Axis(0), structure);
@@ -196,17 +196,17 @@ impl ProbabilitySink for Kept {
     }
 }
 
-/// The label map of a volume, and the probabilities that are told with it.
-fn told(cascade: Cascade, volume: &Volume) -> (LabelMap, Array4<f32>) {
+/// The label map and the probabilities of a volume.
+fn segmented(cascade: Cascade, volume: &Volume) -> (LabelMap, Array4<f32>) {
     let [z, y, x] = volume.grid.shape_zyx();
-    let mut kept = Kept(Array4::zeros((2, z, y, x)));
+    let mut collected = Collected(Array4::zeros((2, z, y, x)));
     let (labels, _) = cascade
-        .segment_with_probabilities(volume, &|_, _| Ok(()), vec![&mut kept])
+        .segment_with_probabilities(volume, &|_, _| Ok(()), vec![&mut collected])
         .unwrap();
-    (labels, kept.0)
+    (labels, collected.0)
 }
 
-/// A label is where its probability is above one half or, of exclusive classes, the background's.
+/// A voxel is labelled where the probability is above one half or, for exclusive classes, above the background's.
 fn assert_most_probable(labels: &LabelMap, probabilities: &Array4<f32>, exclusive: bool) {
     for ((z, y, x), label) in labels.data.indexed_iter() {
         let [a, b] = [0, 1].map(|map| probabilities[[map, z, y, x]]);
@@ -225,7 +225,7 @@ fn assert_most_probable(labels: &LabelMap, probabilities: &Array4<f32>, exclusiv
 }
 
 #[test]
-fn labels_and_probabilities_do_not_depend_on_portions_or_orientation() {
+fn labels_and_probabilities_do_not_depend_on_chunks_or_orientation() {
     let folder = tempfile::tempdir().unwrap();
     phantoms(folder.path(), 1, 0);
     let image = folder.path().join("images/phantom_000.nii.gz");
@@ -253,19 +253,22 @@ fn labels_and_probabilities_do_not_depend_on_portions_or_orientation() {
             }
             publish_random(&model, &small_recipe(stage, &set), &[&[]]);
             let load = || Cascade::load(&Bundle::open(&model).unwrap(), &compute()).unwrap();
-            let (labels, probabilities) = told(load().with_chunk_planes(1000), &volume);
+            let (labels, probabilities) = segmented(load().with_chunk_planes(1000), &volume);
             assert!(labels.data.iter().any(|label| *label > 0));
             assert_most_probable(&labels, &probabilities, outputs.ends_with("exclusive"));
-            let (chunked, heard) = told(load().with_chunk_planes(1), &volume);
+            let (chunked, others) = segmented(load().with_chunk_planes(1), &volume);
             assert!(chunked.data == labels.data, "{stage}");
-            let apart = heard.iter().zip(&probabilities).map(|(a, b)| (a - b).abs());
+            let apart = others
+                .iter()
+                .zip(&probabilities)
+                .map(|(a, b)| (a - b).abs());
             assert!(apart.fold(0.0, f32::max) < 1e-5);
-            // Turned so that planes lie across another axis of the file, and backwards.
+            // Reoriented so that the streaming axis is another axis of the file, reversed.
             let turned = volume
                 .grid
                 .reoriented("AIL".parse::<Orientation>().unwrap());
-            let seen = resample(&volume, &turned, Interpolation::Nearest).unwrap();
-            let (found, _) = told(load().with_chunk_planes(2), &seen);
+            let reoriented = resample(&volume, &turned, Interpolation::Nearest).unwrap();
+            let (found, _) = segmented(load().with_chunk_planes(2), &reoriented);
             let back = Volume {
                 grid: found.grid,
                 data: found.data.mapv(f32::from),
@@ -317,15 +320,15 @@ fn saved_probabilities_are_what_the_label_map_was_made_of() {
         "phantom_000_probabilities.nii.gz",
         "phantom_000_probabilities.npy",
     ];
-    let told = std::process::Command::new(python)
+    let output = std::process::Command::new(python)
         .args(["-c", SAVED])
         .args(files.map(|name| out.join(name)))
         .output()
         .unwrap();
     assert!(
-        told.status.success(),
+        output.status.success(),
         "{}",
-        String::from_utf8_lossy(&told.stderr)
+        String::from_utf8_lossy(&output.stderr)
     );
     // What is whole is kept; what is missing is made again.
     let kept = |output: &std::process::Output| {

@@ -1,8 +1,8 @@
 //! Models of other programs, in and out.
 
 mod export;
+mod multi_part;
 mod nnunet;
 mod nnunet_export;
 mod nnunet_import;
-mod parted;
 mod totalsegmentator;

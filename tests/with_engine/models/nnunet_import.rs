@@ -238,7 +238,7 @@ fn checkpoints_and_plans_that_would_take_all_memory_are_refused() {
         json.pointer_mut(KWARGS).unwrap()["features_per_stage"] = serde_json::json!([16384, 16384]);
     });
     let said = stderr(&import(folder.path(), &model, &["-o", "out"], 1));
-    assert!(said.contains("the network of the recipe has"), "{said}");
+    assert!(said.contains("the recipe's network has"), "{said}");
     assert_eq!(said.lines().count(), 1, "{said}");
     // A tensor of 40 kB under 300 names.
     let tensor = HostTensor {

@@ -236,7 +236,7 @@ fn tasks_that_cannot_be_imported_say_why() {
     let here = folder.path();
     for (task, expected) in [
         ("heartchambers_highres", "license-academic"),
-        ("vertebrae_pp", "counts its vertebrae anew"),
+        ("vertebrae_pp", "renumbers the vertebrae"),
         ("totl", "expected a task such as total"),
     ] {
         let said = import(here, &[".", "--task", task], 2);

@@ -1,4 +1,4 @@
-//! `ctseg calibrate` and `--precision int8` through the binary.
+//! `ctseg quantize` and `--precision int8` through the binary.
 
 use std::path::Path;
 

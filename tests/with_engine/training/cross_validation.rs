@@ -12,7 +12,7 @@ use ctseg_core::dataset::Dataset;
 use ctseg_core::inference::coarse_stage::out_of_fold_results;
 use ctseg_core::inference::stage::{network_grid, network_input};
 use ctseg_core::model::bundle::Bundle;
-use ctseg_core::model::postprocessing::{Cleaning, Postprocessing};
+use ctseg_core::model::postprocessing::{Postprocessing, StructurePostprocessing};
 use ctseg_core::outputs::sidecar::read_sidecar;
 use ctseg_core::recipe::Recipe;
 use ctseg_image::labels::postprocess::{Step, apply};

@@ -91,7 +91,7 @@ fn assert_sane_rate_won(sweep: &Path, rows: &[Value]) {
         rows[0]["settings"][0],
         "training.optimiser.learning_rate=1e-2"
     );
-    // One in three goes on after six epochs.
+    // One in three is promoted after six epochs.
     let epochs: Vec<u64> = rows
         .iter()
         .map(|row| row["epochs"].as_u64().unwrap())

@@ -271,7 +271,7 @@ fn emit(
     region: &VoxelBox,
     target: &Target,
 ) -> Result<()> {
-    let restored = |own| {
+    let resampled = |own| {
         resample_linear(
             logits.index_axis(Axis(0), own),
             from,
@@ -285,7 +285,7 @@ fn emit(
         let mut sum = Array3::<f32>::zeros(onto.shape_zyx());
         for own in 0..logits.dim().0 {
             ndarray::Zip::from(&mut sum)
-                .and(&restored(own)?)
+                .and(&resampled(own)?)
                 .par_for_each(|sum, logit| {
                     *sum = sum.max(*logit) + (-(*sum - logit).abs()).exp().ln_1p()
                 });
@@ -293,7 +293,7 @@ fn emit(
         all = Some(sum);
     }
     for own in 0..logits.dim().0 {
-        let mut values = restored(own)?;
+        let mut values = resampled(own)?;
         match &all {
             Some(all) => ndarray::Zip::from(&mut values)
                 .and(all)

@@ -20,7 +20,7 @@ const MARGIN_BYTES: u64 = 32 << 20;
 const VOLUME: u64 = 4;
 
 /// Approximate bytes per source voxel of post-processing, which handles structures in parallel, each in its box.
-const CLEAN_UP: u64 = 8;
+const POSTPROCESS: u64 = 8;
 
 /// Bytes per voxel of stage 1's grid: while the union of the probabilities becomes a region, and what is kept of them.
 const UNION: u64 = 12;
@@ -38,7 +38,7 @@ const MAX_VOXELS: usize = 1 << 36;
 pub struct Overhead {
     pub bytes_per_voxel: u64,
     /// Whether the labels are post-processed afterwards.
-    pub clean_up: bool,
+    pub postprocess: bool,
 }
 
 /// Peak bytes of the steps of a segmentation, in addition to the process and its models.
@@ -50,7 +50,7 @@ pub struct MemoryUse {
     pub preprocess: u64,
     /// A stage's input, the forward pass, layers of logits, labels.
     pub network: u64,
-    pub clean_up: u64,
+    pub postprocess: u64,
     /// The largest grid of any stage (x, y, z).
     pub network_shape: [usize; 3],
 }
@@ -58,16 +58,16 @@ pub struct MemoryUse {
 impl MemoryUse {
     /// The overall peak, with a margin.
     pub fn peak(&self) -> u64 {
-        let worst = self.preprocess.max(self.network).max(self.clean_up);
+        let worst = self.preprocess.max(self.network).max(self.postprocess);
         ((self.volume + worst) as f64 * MARGIN) as u64 + MARGIN_BYTES
     }
 
     pub(super) fn with_overhead(mut self, overhead: Overhead, source: &Grid) -> Self {
         let voxels = source.voxels() as u64;
         self.volume += overhead.bytes_per_voxel * voxels;
-        if overhead.clean_up {
+        if overhead.postprocess {
             // After the last part, whose own labels are released by then.
-            self.clean_up = self.clean_up.max(CLEAN_UP * voxels);
+            self.postprocess = self.postprocess.max(POSTPROCESS * voxels);
         }
         self
     }
@@ -103,11 +103,11 @@ impl Cascade {
             volume: VOLUME * voxels,
             preprocess: 0,
             network: 0,
-            clean_up: LABELS * voxels,
+            postprocess: LABELS * voxels,
             network_shape: [0; 3],
         };
         if !self.postprocessing().is_empty() {
-            usage.clean_up += CLEAN_UP * voxels;
+            usage.postprocess += POSTPROCESS * voxels;
         }
         let firsts = self.first_stages(&mut usage, source, batching)?;
         let slab_bytes = match with_probabilities {
@@ -233,7 +233,7 @@ impl StageMemory {
         let pass = at_once as u64 * stage.pass_bytes(shape, batch, views)?;
         let (layer, divided) = planes_bytes(stage, views, (shape, axis), planes, batch * at_once);
         let region = chunk_shape(source, &grid, axis, chunk_planes);
-        let restored = region.into_iter().product::<usize>() as u64;
+        let region_voxels = region.into_iter().product::<usize>() as u64;
         let logits_voxels = plane * planes as u64;
         Ok(Self {
             grid,
@@ -247,8 +247,8 @@ impl StageMemory {
             layer,
             logits: FLOAT * maps * logits_voxels,
             divided,
-            restore: LABELS * restored
-                + restore_bytes([region[2], region[1]], restored, logits_voxels),
+            restore: LABELS * region_voxels
+                + restore_bytes([region[2], region[1]], region_voxels, logits_voxels),
         })
     }
 

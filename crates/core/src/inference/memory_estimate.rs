@@ -29,7 +29,8 @@ pub fn typical_volume() -> Grid {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ComputeMode {
     pub precision: Precision,
-    /// Convolutions are products of matrices, one for each of so many threads at once; 0 where they are not.
+    /// Number of threads that compute convolutions by im2col, each on its own patch; 0 if the engine does not use
+    /// im2col.
     pub im2col_threads: u64,
 }
 

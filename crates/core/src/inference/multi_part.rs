@@ -51,7 +51,7 @@ pub struct MultiPartPredictor {
     rough: Option<(Box<dyn RoughModel>, RoughCrop)>,
     /// Post-processing of the merged label map by label value, and all post-processing by name for the sidecar.
     plan: Vec<(u16, Vec<Step>)>,
-    cleaning: BTreeMap<String, Vec<Step>>,
+    postprocessing: BTreeMap<String, Vec<Step>>,
     /// Thresholds other than 0.5, by name.
     threshold: BTreeMap<String, f64>,
     views: usize,
@@ -99,7 +99,7 @@ impl MultiPartPredictor {
         let mut predictor = Self {
             parts: Vec::new(),
             plan: plan(&model.manifest, options.postprocess)?,
-            cleaning: BTreeMap::new(),
+            postprocessing: BTreeMap::new(),
             threshold: options
                 .thresholds
                 .non_default(wanted.iter().map(String::as_str)),
@@ -112,31 +112,35 @@ impl MultiPartPredictor {
             part.thresholds = part.renamed(model, options.thresholds)?;
             let cascade = part.load_within_limit(options, overhead)?;
             predictor.views = predictor.views.max(cascade.views());
-            predictor.note_cleaning(model, &part, cascade.postprocessing())?;
+            predictor.add_postprocessing(model, &part, cascade.postprocessing())?;
             predictor.parts.push(part);
         }
         if options.postprocess {
             let own = model.manifest.postprocessing.clone();
             for (name, steps) in own {
-                predictor.cleaning.entry(name).or_default().extend(steps);
+                predictor
+                    .postprocessing
+                    .entry(name)
+                    .or_default()
+                    .extend(steps);
             }
         }
         Ok(predictor)
     }
 
     /// Adds a part's own post-processing, under the final names.
-    fn note_cleaning(
+    fn add_postprocessing(
         &mut self,
         model: &MultiPartModel,
         part: &Part,
-        cleaning: &BTreeMap<String, Vec<Step>>,
+        postprocessing: &BTreeMap<String, Vec<Step>>,
     ) -> Result<()> {
         for own in part.bundle.structures()? {
             let label = part.labels.get(usize::from(own.value)).copied();
             let mut structures = model.structures().iter();
             let becomes = structures.find(|structure| Some(structure.value) == label);
-            if let (Some(becomes), Some(steps)) = (becomes, cleaning.get(&own.name)) {
-                let all = self.cleaning.entry(becomes.name.clone()).or_default();
+            if let (Some(becomes), Some(steps)) = (becomes, postprocessing.get(&own.name)) {
+                let all = self.postprocessing.entry(becomes.name.clone()).or_default();
                 all.extend(steps.iter().copied());
             }
         }
@@ -155,7 +159,7 @@ impl MultiPartPredictor {
 
     /// Post-processing steps by structure.
     pub fn postprocessing(&self) -> &BTreeMap<String, Vec<Step>> {
-        &self.cleaning
+        &self.postprocessing
     }
 
     /// Memory that is held while a part runs.
@@ -163,7 +167,7 @@ impl MultiPartPredictor {
         let crop = if self.rough.is_some() { CROP } else { 0 };
         Overhead {
             bytes_per_voxel: MERGED + crop,
-            clean_up: !self.plan.is_empty(),
+            postprocess: !self.plan.is_empty(),
         }
     }
 
@@ -190,7 +194,7 @@ impl MultiPartPredictor {
             roi: None,
             roi_share: None,
             views: self.views,
-            postprocessing: self.cleaning.clone(),
+            postprocessing: self.postprocessing.clone(),
             threshold: self.threshold.clone(),
             parts: self.parts.iter().map(|part| part.name.clone()).collect(),
             notes: Vec::new(),
@@ -217,9 +221,9 @@ impl MultiPartPredictor {
         }
         drop(cropped);
         if !self.plan.is_empty() {
-            let cleaning = Instant::now();
+            let postprocessing = Instant::now();
             apply(&mut labels, &self.plan)?;
-            add_seconds(&mut report, "postprocess", cleaning);
+            add_seconds(&mut report, "postprocess", postprocessing);
         }
         Ok((labels, report))
     }

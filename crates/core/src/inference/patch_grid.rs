@@ -79,7 +79,7 @@ impl PatchGrid {
     /// result, does not depend on the number of threads.
     ///
     /// # Shapes
-    /// - `plane`: (map, the two axes beside `axis`), at `index` along `axis`
+    /// - `plane`: (map, the two other axes), at `index` along `axis`
     /// - `patches`: (map, z, y, x) each
     pub fn add(
         &self,

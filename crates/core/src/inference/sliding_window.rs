@@ -181,15 +181,15 @@ impl<'a> Planes<'a> {
     fn next_slices(&mut self) -> Result<()> {
         let pass = &self.pass;
         let batch = pass.batch;
-        let side_by_side = match pass.inference.compute().runs_batches_in_parallel() {
+        let parallel = match pass.inference.compute().runs_batches_in_parallel() {
             true => rayon::current_num_threads(),
             false => 1,
         };
-        let end = (self.finished + batch * side_by_side).min(self.count());
+        let end = (self.finished + batch * parallel).min(self.count());
         let slices: Vec<usize> = (self.finished..end).collect();
         let batches: Vec<&[usize]> = slices.chunks(batch).collect();
         let planes = |slices: &&[usize]| pass.slices(slices);
-        let found: Vec<Vec<Array3<f32>>> = match side_by_side {
+        let found: Vec<Vec<Array3<f32>>> = match parallel {
             1 => batches.iter().map(planes).collect::<Result<_>>()?,
             _ => batches.par_iter().map(planes).collect::<Result<_>>()?,
         };

@@ -197,7 +197,7 @@ impl Stage {
     /// Approximate bytes of a forward pass of one batch of an input of `shape` (z, y, x), without the weights.
     pub fn pass_bytes(&self, shape: [usize; 3], batch: usize, views: usize) -> Result<u64> {
         let recipe = &self.recipe;
-        let (sides, most, maps) = match recipe.is_patch_based() {
+        let (size, most, maps) = match recipe.is_patch_based() {
             false => {
                 let multiple = recipe.network.multiple();
                 let side = |axis: usize| padded_size(shape[axis], multiple[axis]);
@@ -211,7 +211,7 @@ impl Stage {
             }
         };
         let batch = batch.min(most);
-        let input = [batch, recipe.channels(), sides[0], sides[1], sides[2]];
+        let input = [batch, recipe.channels(), size[0], size[1], size[2]];
         let cost = recipe.network.cost(recipe.channels(), maps, input)?;
         let compute = self.inference.compute();
         let threads = match (compute.runs_batches_in_parallel(), recipe.is_patch_based()) {
@@ -225,7 +225,7 @@ impl Stage {
             1 => pass,
             // Two copies of the mirrored input, the sum of the logits, and the logits with sides exchanged.
             _ => {
-                let voxels = batch * sides.into_iter().product::<usize>();
+                let voxels = batch * size.into_iter().product::<usize>();
                 pass + 2 * 4 * ((recipe.channels() + maps) * voxels) as u64
             }
         })

@@ -44,10 +44,10 @@ fn problem(manifest: &Manifest) -> Option<String> {
         let problem = stage_problem(number, stage)?;
         Some(format!("stage{number}.{problem}"))
     };
-    let cleaning = manifest.postprocessing.iter();
-    let mut steps = cleaning
+    let postprocessing = manifest.postprocessing.iter();
+    let mut steps = postprocessing
         .flat_map(|all| &all.structures)
-        .flat_map(|(name, cleaning)| cleaning.steps.iter().map(move |step| (name, step)));
+        .flat_map(|(name, chosen)| chosen.steps.iter().map(move |step| (name, step)));
     stages(manifest).find_map(of_stage).or_else(|| {
         steps.find_map(|(name, step)| {
             let problem = step.problem()?;

@@ -9,13 +9,13 @@ use ctseg_base::{Error, Result};
 use ctseg_image::labels::postprocess::Step;
 
 /// The post-processing on which all models agree, by structure; each model's was chosen on its own label maps.
-pub(crate) fn common_cleaning(bundles: &[Bundle]) -> BTreeMap<String, Vec<Step>> {
+pub(crate) fn common_postprocessing(bundles: &[Bundle]) -> BTreeMap<String, Vec<Step>> {
     let of = |bundle: &Bundle| -> BTreeMap<String, Vec<Step>> {
         let chosen = bundle.manifest.postprocessing.iter();
         let structures = chosen.flat_map(|chosen| &chosen.structures);
         structures
-            .filter(|(_, cleaning)| !cleaning.steps.is_empty())
-            .map(|(name, cleaning)| (name.clone(), cleaning.steps.clone()))
+            .filter(|(_, chosen)| !chosen.steps.is_empty())
+            .map(|(name, chosen)| (name.clone(), chosen.steps.clone()))
             .collect()
     };
     let mut common = bundles.first().map(of).unwrap_or_default();

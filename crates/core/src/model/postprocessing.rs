@@ -17,13 +17,13 @@ pub struct Postprocessing {
     /// The gain in Dice that a step had to reach.
     pub smallest_gain: f64,
     /// By name; structures without post-processing have no steps.
-    pub structures: BTreeMap<String, Cleaning>,
+    pub structures: BTreeMap<String, StructurePostprocessing>,
 }
 
 /// One structure's post-processing, and its mean Dice over the cases before and after.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Cleaning {
+pub struct StructurePostprocessing {
     /// Whether the steps were set in the recipe.
     #[serde(default)]
     pub by_hand: bool,
@@ -36,7 +36,7 @@ pub struct Cleaning {
 
 /// A candidate that was evaluated, for the run folder.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Tried {
+pub struct Candidate {
     pub structure: String,
     pub steps: Vec<Step>,
     pub mean_dice: Option<f64>,
@@ -47,8 +47,8 @@ impl Postprocessing {
     /// The steps by label value, for structures that have steps.
     pub fn plan(&self, structures: &[Structure]) -> Vec<(u16, Vec<Step>)> {
         let steps = |s: &Structure| {
-            let cleaning = self.structures.get(&s.name)?;
-            (!cleaning.steps.is_empty()).then(|| (s.value, cleaning.steps.clone()))
+            let chosen = self.structures.get(&s.name)?;
+            (!chosen.steps.is_empty()).then(|| (s.value, chosen.steps.clone()))
         };
         structures.iter().filter_map(steps).collect()
     }
@@ -57,12 +57,12 @@ impl Postprocessing {
     pub fn by_hand(recipe: &Recipe) -> Option<Self> {
         let config = &recipe.postprocessing;
         let structures = config.steps.iter().map(|(name, steps)| {
-            let cleaning = Cleaning {
+            let chosen = StructurePostprocessing {
                 by_hand: true,
                 steps: steps.clone(),
-                ..Cleaning::default()
+                ..StructurePostprocessing::default()
             };
-            (name.clone(), cleaning)
+            (name.clone(), chosen)
         });
         (!config.steps.is_empty()).then(|| Self {
             cases: 0,

@@ -93,12 +93,12 @@ impl Search<'_> {
         for line in lines.filter(|line| !line.is_empty() && !line.starts_with(b"#")) {
             let line = OsStr::from_bytes(line);
             let before = self.found.len();
-            let beside = parent_of(list);
-            if Path::new(line).exists() || !beside.join(line).exists() {
+            let list_folder = parent_of(list);
+            if Path::new(line).exists() || !list_folder.join(line).exists() {
                 self.add(line, Path::new(""))?;
             }
             if self.found.len() == before {
-                self.add(line, beside)?;
+                self.add(line, list_folder)?;
             }
             if self.found.len() == before {
                 return Err(Error::file(list, nothing(line).to_string()));

@@ -42,7 +42,7 @@ impl OverlappingMasks {
     ///
     /// # Errors
     /// A step with invalid parameters.
-    pub fn clean(&mut self, plan: &[(u16, Vec<Step>)]) -> Result<()> {
+    pub fn postprocess(&mut self, plan: &[(u16, Vec<Step>)]) -> Result<()> {
         let mut steps = plan.iter().flat_map(|(_, steps)| steps);
         if let Some(problem) = steps.find_map(Step::problem) {
             return Err(Error::invalid(problem));
@@ -53,7 +53,7 @@ impl OverlappingMasks {
             .zip(&self.values)
             .for_each(|(mask, value)| {
                 if let Some((_, steps)) = plan.iter().find(|(of, _)| of == value) {
-                    *mask = cleaned(mask, &grid, steps);
+                    *mask = postprocessed(mask, &grid, steps);
                 }
             });
         Ok(())
@@ -72,7 +72,7 @@ impl OverlappingMasks {
 }
 
 /// Applies the steps to one mask, in the box that they can affect.
-fn cleaned(mask: &RunMask, grid: &Grid, steps: &[Step]) -> RunMask {
+fn postprocessed(mask: &RunMask, grid: &Grid, steps: &[Step]) -> RunMask {
     let Some(bounds) = mask.bounds().filter(|_| !steps.is_empty()) else {
         return mask.clone();
     };
@@ -148,17 +148,17 @@ mod tests {
     }
 
     #[test]
-    fn structures_share_voxels_and_are_cleaned_on_their_own() {
+    fn structures_share_voxels_and_are_postprocessed_independently() {
         let mut masks = masks();
         let largest = Step::LargestComponent {
             connectivity: Connectivity::Six,
         };
-        masks.clean(&[(7, vec![largest])]).unwrap();
+        masks.postprocess(&[(7, vec![largest])]).unwrap();
         masks.sort();
         assert_eq!(row_of(&masks, 7), [0, 0, 1, 1, 1, 1, 0, 0, 0, 0]);
         assert_eq!(row_of(&masks, 3), [0, 0, 0, 0, 1, 1, 1, 1, 0, 0]);
         assert_eq!(row_of(&masks, 1), [0; 10]);
-        let wrong = masks.clean(&[(7, vec![Step::Median { voxels: 4 }])]);
+        let wrong = masks.postprocess(&[(7, vec![Step::Median { voxels: 4 }])]);
         assert!(wrong.unwrap_err().to_string().contains("median"));
     }
 
@@ -178,7 +178,7 @@ mod tests {
         }
         let plan = [(7, vec![Step::Gaussian { sigma_mm: 1.0 }])];
         apply(&mut labels, &plan).unwrap();
-        masks.clean(&plan).unwrap();
+        masks.postprocess(&plan).unwrap();
         let expected =
             ctseg_image::statistics::structures::structure_statistics(&[7], &labels, &volume);
         assert_eq!(masks.statistics(7, &volume).unwrap(), expected[0]);

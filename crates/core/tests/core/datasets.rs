@@ -1,4 +1,4 @@
-//! Datasets in every layout, what their check finds, and the cache of cases.
+//! Datasets in every layout, their checks, and the case cache.
 
 use std::collections::BTreeSet;
 use std::fs;

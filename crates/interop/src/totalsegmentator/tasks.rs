@@ -228,7 +228,7 @@ mod tests {
         for (task, expected) in [
             ("face", "license-academic"),
             ("coronary_arteries", "license-academic"),
-            ("vertebrae_pp", "counts its vertebrae anew"),
+            ("vertebrae_pp", "renumbers the vertebrae"),
             ("lung_vesels", "expected a task such as lung_vessels"),
         ] {
             let said = known.task(task).unwrap_err().to_string();

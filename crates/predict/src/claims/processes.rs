@@ -63,15 +63,15 @@ impl Processes {
     /// Whether a process may be alive. A process in doubt is observed: for two heartbeat intervals if its last
     /// heartbeat is too old, and for the expiry if it lies in the future.
     pub(super) fn may_be_alive(&self, process: &str) -> Result<bool> {
-        let (sign, doubt) = match self.life(process, &mut None)? {
+        let (last_beat, doubt) = match self.life(process, &mut None)? {
             Life::Alive => return Ok(true),
             Life::Ended => return Ok(false),
-            Life::Doubtful(sign, doubt) => (sign, doubt),
+            Life::Doubtful(last_beat, doubt) => (last_beat, doubt),
         };
         let mut doubted = self.doubted.lock().unwrap_or_else(PoisonError::into_inner);
-        let first = || (sign, Instant::now());
+        let first = || (last_beat, Instant::now());
         let seen = doubted.entry(process.to_owned()).or_insert_with(first);
-        if seen.0 != sign {
+        if seen.0 != last_beat {
             *seen = first();
         }
         let patience = match doubt {

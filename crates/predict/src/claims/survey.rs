@@ -77,7 +77,7 @@ impl Survey {
         let Ok(metadata) = fs::metadata(path) else {
             return;
         };
-        let sign = metadata.modified().unwrap_or(now);
+        let last_heartbeat = metadata.modified().unwrap_or(now);
         let id = process.rsplit_once('.');
         let id = id.and_then(|(id, _)| ProcessId::parse(id));
         let worker = regular_file::read(path).ok();
@@ -87,10 +87,13 @@ impl Survey {
             alive: Liveness::of(
                 id.as_ref(),
                 metadata.uid(),
-                Heartbeat { at: sign, now },
+                Heartbeat {
+                    at: last_heartbeat,
+                    now,
+                },
                 expiry,
             ),
-            last_heartbeat: sign,
+            last_heartbeat,
         };
         self.members.insert(process.to_owned(), member);
     }

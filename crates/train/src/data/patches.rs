@@ -205,8 +205,8 @@ impl Patch {
             hu,
             scalings: &self.case.scalings,
         };
-        let turn = augmentation.fill(&crop, self.seed, &source, (input, labels.view_mut()));
-        let [_, mirrored] = turn.flip;
+        let affine = augmentation.fill(&crop, self.seed, &source, (input, labels.view_mut()));
+        let [_, mirrored] = affine.flip;
         write_targets(
             labels.insert_axis(Axis(0)).view(),
             maps.select(mirrored),
@@ -243,8 +243,9 @@ impl Patch {
             }),
             scalings: &self.case.scalings,
         };
-        let turn = augmentation.fill_volume(&crop, self.seed, &source, (input, labels.view_mut()));
-        let [_, _, mirrored] = turn.flip;
+        let affine =
+            augmentation.fill_volume(&crop, self.seed, &source, (input, labels.view_mut()));
+        let [_, _, mirrored] = affine.flip;
         write_targets(
             labels.view(),
             maps.select(mirrored),

@@ -63,8 +63,8 @@ pub struct FitArgs {
     /// Fold to train, or all
     #[arg(long, value_name = "all|K", value_parser = parse_fold)]
     pub(super) fold: Option<FoldChoice>,
-    /// Maximum number of epochs per fold; above the recipe's, early-stopping patience grows in proportion. With --resume,
-    /// train up to this epoch, with the schedule recomputed
+    /// Maximum number of epochs per fold; above the recipe's, early-stopping patience grows in proportion. With
+    /// --resume, train up to this epoch, with the schedule recomputed
     #[arg(long)]
     epochs: Option<usize>,
     /// Time limit of the whole training, such as 90s, 20m or 1h30m
@@ -88,8 +88,8 @@ pub struct FitArgs {
     /// Initialise from the same stage of this model; layers that do not match are re-initialised
     #[arg(long, value_name = "MODEL")]
     pub(super) from: Option<PathBuf>,
-    /// Resume the run in this folder, with its dataset, folds and model; the dataset must be unchanged (pass --data if it
-    /// was moved)
+    /// Resume the run in this folder, with its dataset, folds and model; the dataset must be unchanged (pass --data if
+    /// it was moved)
     #[arg(long, value_name = "RUN")]
     pub(super) resume: Option<PathBuf>,
     #[command(flatten)]
@@ -110,8 +110,8 @@ const NOT_WITH_RESUME: [(&str, &str); 10] = [
     ("from", "the run's own weights"),
     ("model", "the run's own model"),
     ("runs", "the run's own folder"),
-    ("grid_tolerance", "the run's own reading of the data"),
-    ("rescale_hu", "the run's own reading of the data"),
+    ("grid_tolerance", "the run's own grid tolerance"),
+    ("rescale_hu", "the run's own HU conversion"),
 ];
 
 /// Options of `ctseg fit`. Separate from [`FitArgs`], because `ctseg submit` has its own `--gpus`.
@@ -159,25 +159,25 @@ pub fn run(
         given.refuse_with_resume(&NOT_WITH_RESUME)?;
         given.refuse_with_resume(&TRACKED_ALREADY)?;
     }
-    let place = match args.alone {
+    let worker = match args.alone {
         true => None,
         false => distributed::worker_rank(settings)?,
     };
-    match (gpus, &place) {
+    match (gpus, &worker) {
         (Some(count), None) => return launch_gpus::launch(count, settings),
-        (Some(count), Some(place)) => {
+        (Some(count), Some(worker)) => {
             return Err(Error::usage(format!(
                 "--gpus {count}: already started as {} processes, one per GPU; omit --gpus, or start a single process",
-                place.0.size
+                worker.0.size
             ))
             .into());
         }
         (None, _) => {}
     }
     let runs = settings.config.runs_or(args.runs.clone());
-    let (group, compute) = match place {
-        Some((place, device)) => (
-            distributed::join_process_group(&place, device, &runs)?,
+    let (group, compute) = match worker {
+        Some((worker, device)) => (
+            distributed::join_process_group(&worker, device, &runs)?,
             Compute::open(device, settings.precision, settings.threads)?,
         ),
         None => (ProcessGroup::single(), settings.compute()?),
@@ -205,14 +205,14 @@ fn trained(
     // Before this point there is nothing to save, so that signals may end the process.
     let stop = stop_on_signals()?;
     args.limit.watch(&stop, &observer)?;
-    let says: &dyn Observer = match group.is_rank_zero() {
+    let rank_observer: &dyn Observer = match group.is_rank_zero() {
         true => observer.as_ref(),
         false => &Silent,
     };
-    let recipe = with_folds(&args, inputs.recipe, &mut dataset, says)?;
-    let recipe = without_unpaired_flips(recipe, &dataset.structures, says);
+    let recipe = with_folds(&args, inputs.recipe, &mut dataset, rank_observer)?;
+    let recipe = without_unpaired_flips(recipe, &dataset.structures, rank_observer);
     let dataset = match group.is_rank_zero() {
-        true => storage.staged(dataset, &stop, says)?,
+        true => storage.staged(dataset, &stop, rank_observer)?,
         false => storage.staged(
             dataset,
             &stop,

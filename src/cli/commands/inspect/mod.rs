@@ -266,7 +266,7 @@ fn recipe_with(recipe: &Recipe, outputs: usize) -> Result<(String, Value)> {
     let input = cost::input_of(recipe);
     let found = recipe.network.cost(recipe.channels(), outputs, input)?;
     let mut text = format!(
-        "recipe {} (stage {}): {} on {:?} mm, {}, {}, sides (z, y, x) multiples of {:?}, loss {}\nintensities: {}\n{}\n{}",
+        "recipe {} (stage {}): {} on {:?} mm, {}, {}, patch size (z, y, x) in multiples of {:?}, loss {}\nintensities: {}\n{}\n{}",
         recipe.name.shown(),
         recipe.stage,
         recipe.network.name(),

@@ -66,8 +66,8 @@ fn options_of<T: Args>() -> Vec<(String, bool)> {
     named.collect()
 }
 
-/// The arguments in `raw` that are not for `ctseg submit` itself: neither its `commands`, in this order, nor the options
-/// in `own` (name, whether it takes a value).
+/// The arguments in `raw` that are not for `ctseg submit` itself: neither its `commands`, in this order, nor the
+/// options in `own` (name, whether it takes a value).
 fn passed_on(raw: &[String], commands: &[&str], own: &[(String, bool)]) -> Vec<String> {
     let (mut commands, mut words) = (commands.iter().peekable(), raw.iter());
     let mut rest = Vec::new();

@@ -64,8 +64,8 @@ impl JobArgs {
         Ok(options)
     }
 
-    /// The number of GPUs of a training, one process each, as the value of [`GPUS`]: requeued jobs see the variable too.
-    /// `None` for a single process.
+    /// The number of GPUs of a training, one process each, as the value of [`GPUS`]: requeued jobs see the variable
+    /// too. `None` for a single process.
     pub fn gpus_per_training(&self, alone: bool, settings: &Settings) -> Result<Option<String>> {
         let requested = self.gpus.as_deref().unwrap_or_default();
         let count = requested.rsplit(':').next().unwrap_or_default();

@@ -79,7 +79,7 @@ fn references_are_not_overwritten() {
     for more in [&[][..], &["--overwrite"]] {
         let arguments = [&["predict", "images", "-o", "labels"], more].concat();
         let said = stderr(&run(folder.path(), &arguments, 2));
-        assert!(said.contains("the labels of the dataset"), "{said}");
+        assert!(said.contains("the reference labels of"), "{said}");
     }
     assert!(std::fs::read(at("labels/case_00.nii.gz")).unwrap() == drawn);
     std::fs::rename(at("labels"), at("out")).unwrap();

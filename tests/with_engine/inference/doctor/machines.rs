@@ -119,7 +119,11 @@ fn more_threads_than_cores_are_a_warning() {
         let told = said.only("threads", "warning");
         says(
             &told,
-            &["is 8, and 2 cores", "say 2", "a quota stops them all"],
+            &[
+                "is 8, but the limit is 2 cores",
+                "use 2",
+                "the CPU quota throttles",
+            ],
         );
         said.wrong_only(&[]);
     }
@@ -167,7 +171,7 @@ fn little_memory_is_told_with_what_allows_no_more() {
     );
     says(
         &busy.looked_at(&[], &[]).only("memory", "warning"),
-        &["976.6 MiB available", "end some"],
+        &["976.6 MiB available", "stop some"],
     );
 }
 
@@ -217,7 +221,7 @@ fn jobs_are_told_with_the_time_that_is_left() {
     let said = Machine::large().looked_at(&[], &pod);
     says(
         &said.only("container", "ok"),
-        &["a pod of Kubernetes: predict-3-x2b7"],
+        &["Kubernetes pod: predict-3-x2b7"],
     );
 }
 

@@ -38,10 +38,7 @@ fn a_server_that_is_away_is_a_fault_with_what_to_do() {
     let closed = format!("http://127.0.0.1:{}", free_port());
     let said = with_server(folder.path(), &closed);
     let text = said.only("MLflow", "fault");
-    says(
-        &text,
-        &[&closed, "refused", "check the port", "ctseg sync"],
-    );
+    says(&text, &[&closed, "refused", "check the port", "ctseg sync"]);
     said.wrong_only(&["MLflow"]);
     let text =
         with_server(folder.path(), "http://no-such-host.invalid:5000").only("MLflow", "fault");
@@ -71,10 +68,7 @@ fn a_server_that_never_answers_is_given_up_on() {
     let begun = Instant::now();
     let uri = format!("http://{}", listener.local_addr().unwrap());
     let text = with_server(folder.path(), &uri).only("MLflow", "fault");
-    says(
-        &text,
-        &["timed out", "a firewall or a hanging server"],
-    );
+    says(&text, &["timed out", "a firewall or a hanging server"]);
     assert!(
         begun.elapsed() < Duration::from_secs(60),
         "{:?}",
@@ -199,7 +193,11 @@ fn a_real_server_is_asked_and_left_as_it_was() {
     let said = with_server(folder.path(), &server.uri());
     says(
         &said.only("MLflow", "note"),
-        &[&server.uri(), ": 3.", "experiment 'ctseg' does not exist yet"],
+        &[
+            &server.uri(),
+            ": 3.",
+            "experiment 'ctseg' does not exist yet",
+        ],
     );
     said.only("clock", "ok");
     let mut command = doctor(

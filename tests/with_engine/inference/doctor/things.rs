@@ -50,7 +50,11 @@ fn variables_that_nobody_reads_are_told() {
     assert_eq!(found[0]["found"], "CTSEG_RUNS");
     says(
         &found[1].to_string(),
-        &["warning", "CTSEG_DEVCIE is set", "did you mean CTSEG_DEVICE?"],
+        &[
+            "warning",
+            "CTSEG_DEVCIE is set",
+            "did you mean CTSEG_DEVICE?",
+        ],
     );
     assert_eq!((found.len(), said.code), (2, 0));
 }

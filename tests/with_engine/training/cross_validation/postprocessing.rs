@@ -198,9 +198,9 @@ fn clean_liver(model: &Path, steps: &[Step]) {
         !text().contains("postprocessing"),
         "models of old have no such section, and load"
     );
-    let cleaning = Cleaning {
+    let cleaning = StructurePostprocessing {
         steps: steps.to_vec(),
-        ..Cleaning::default()
+        ..StructurePostprocessing::default()
     };
     let structures = BTreeMap::from([("liver".to_owned(), cleaning)]);
     let before = Bundle::open(model).unwrap();

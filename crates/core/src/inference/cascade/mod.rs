@@ -13,7 +13,7 @@ use super::test_time_augmentation::Mirroring;
 use super::threshold::Thresholds;
 use crate::dataset::Structure;
 use crate::model::bundle::Bundle;
-use crate::model::common::{common_cleaning, common_structures};
+use crate::model::common::{common_postprocessing, common_structures};
 use ctseg_base::{Error, Result};
 use ctseg_engine::device::Compute;
 use ctseg_engine::losses::Outputs;
@@ -29,7 +29,7 @@ pub struct Cascade {
     values: Vec<u16>,
     /// Post-processing steps by label value and, for the sidecar, by name.
     plan: Vec<(u16, Vec<Step>)>,
-    cleaning: BTreeMap<String, Vec<Step>>,
+    postprocessing: BTreeMap<String, Vec<Step>>,
     /// Probability thresholds, in the order of the maps.
     thresholds: Vec<f64>,
     /// Thresholds other than 0.5, by structure.
@@ -99,17 +99,17 @@ impl Cascade {
         let models = bundles.iter().map(|bundle| Model::load(bundle, compute));
         let models: Vec<Model> = models.collect::<Result<_>>()?;
         same_axes(&models, bundles)?;
-        let (cleaning, default) = (common_cleaning(bundles), Thresholds::default());
+        let (postprocessing, default) = (common_postprocessing(bundles), Thresholds::default());
         let plan = structures
             .iter()
-            .filter_map(|s| Some((s.value, cleaning.get(&s.name)?.clone())));
+            .filter_map(|s| Some((s.value, postprocessing.get(&s.name)?.clone())));
         Ok(Self {
             models,
             values: structures.iter().map(|s| s.value).collect(),
             thresholds: structures.iter().map(|s| default.of(&s.name)).collect(),
             custom_thresholds: BTreeMap::new(),
             plan: plan.collect(),
-            cleaning,
+            postprocessing,
             chunk_planes: None,
         })
     }
@@ -125,7 +125,7 @@ impl Cascade {
     }
 
     /// Post-processing steps by label value.
-    pub fn clean_up(&self) -> &[(u16, Vec<Step>)] {
+    pub fn postprocessing_plan(&self) -> &[(u16, Vec<Step>)] {
         &self.plan
     }
 
@@ -167,7 +167,7 @@ impl Cascade {
     /// Without the models' post-processing.
     pub fn without_postprocessing(mut self) -> Self {
         self.plan.clear();
-        self.cleaning.clear();
+        self.postprocessing.clear();
         self
     }
 
@@ -194,7 +194,7 @@ impl Cascade {
 
     /// Post-processing steps by structure.
     pub fn postprocessing(&self) -> &BTreeMap<String, Vec<Step>> {
-        &self.cleaning
+        &self.postprocessing
     }
 
     /// Records the input ranges of convolutions from here on.

@@ -153,7 +153,7 @@ impl Cascade {
             roi,
             roi_share: roi.map(|roi| roi.voxels() as f64 / source.voxels() as f64),
             views: self.views(),
-            postprocessing: self.cleaning.clone(),
+            postprocessing: self.postprocessing.clone(),
             threshold: self.custom_thresholds.clone(),
             parts: Vec::new(),
             notes,

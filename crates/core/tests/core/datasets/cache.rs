@@ -1,4 +1,4 @@
-//! The bounded cache of loaded cases.
+//! The cache of loaded cases and its memory limit.
 
 use super::*;
 
@@ -18,7 +18,7 @@ fn counts(cache: &CaseCache) -> (u64, u64, u64) {
 }
 
 #[test]
-fn the_least_recently_used_goes_first_and_the_bound_holds() {
+fn the_least_recently_used_is_evicted_and_the_limit_holds() {
     let (_folder, dataset) = five_cases();
     let cache = CaseCache::new(3 * CASE_BYTES + 5);
     let first_label = |index| {
@@ -43,14 +43,14 @@ fn the_least_recently_used_goes_first_and_the_bound_holds() {
 }
 
 #[test]
-fn a_case_over_the_bound_is_handed_out_but_not_kept() {
+fn a_case_over_the_limit_is_returned_but_not_cached() {
     let (_folder, dataset) = five_cases();
     let cache = CaseCache::new(CASE_BYTES - 1);
     for _ in 0..2 {
         drop(cache.get(&dataset, 0).unwrap());
     }
     assert_eq!((counts(&cache), cache.bytes()), ((0, 2, 0), 0));
-    // While somebody uses it, it is not read (and held) a second time.
+    // While it is in use, it is not loaded again.
     let held = cache.get(&dataset, 0).unwrap();
     assert!(Arc::ptr_eq(&held, &cache.get(&dataset, 0).unwrap()));
     assert_eq!(counts(&cache), (1, 3, 0));
@@ -59,7 +59,7 @@ fn a_case_over_the_bound_is_handed_out_but_not_kept() {
 #[test]
 fn many_threads_load_each_case_once() {
     let (_folder, dataset) = five_cases();
-    // Also when nothing can be kept: those who wait get what was loaded.
+    // Also when nothing can be cached: waiting threads get the loaded case.
     for max_bytes in [100 * CASE_BYTES, 0] {
         let cache = CaseCache::new(max_bytes);
         let threads = 8;
@@ -86,7 +86,7 @@ fn many_threads_load_each_case_once() {
 }
 
 #[test]
-fn threads_on_a_small_cache_stay_within_the_bound() {
+fn threads_on_a_small_cache_stay_within_the_limit() {
     let (_folder, dataset) = five_cases();
     let cache = CaseCache::new(2 * CASE_BYTES);
     std::thread::scope(|scope| {
@@ -107,7 +107,7 @@ fn threads_on_a_small_cache_stay_within_the_bound() {
 }
 
 #[test]
-fn a_failure_is_told_to_everyone_and_not_kept() {
+fn an_error_is_returned_to_all_threads_and_not_cached() {
     let (folder, dataset) = five_cases();
     let path: PathBuf = folder.path().join("images/c0.nii.gz");
     let whole = fs::read(&path).unwrap();

@@ -1,4 +1,4 @@
-//! What the check of a dataset finds.
+//! Checks of a dataset.
 
 use super::*;
 
@@ -10,7 +10,7 @@ fn named(root: &Path) -> Dataset {
     Dataset::open(root).unwrap()
 }
 
-/// Problems of the cases `c1` to `c5` and of a label map without an image; `c0` is sound, `c6` empty.
+/// Problems in the cases `c1` to `c5` and a label map without an image; `c0` is valid, `c6` is empty.
 fn six_problems(root: &Path) -> Dataset {
     plain(
         root,
@@ -25,13 +25,13 @@ fn six_problems(root: &Path) -> Dataset {
     moved.affine[2][3] = 1.5;
     write_map_on(&root.join("labels/c3.nii.gz"), moved, &[1]);
     fs::remove_file(root.join("labels/c4.nii.gz")).unwrap();
-    write_text(&root.join("images/c5.nii.gz"), "this is no NIfTI file");
+    write_text(&root.join("images/c5.nii.gz"), "this is not a NIfTI file");
     write_map(&root.join("labels/stray.nii.gz"), &[1]);
     named(root)
 }
 
 #[test]
-fn every_bad_case_is_listed_at_once_and_in_order() {
+fn all_problems_are_listed_in_order() {
     let folder = tempfile::tempdir().unwrap();
     let report = check(&six_problems(folder.path()));
     let found = problems(&report);
@@ -75,7 +75,7 @@ fn every_bad_case_is_listed_at_once_and_in_order() {
 }
 
 #[test]
-fn bad_cases_cannot_be_loaded_and_sound_ones_can() {
+fn only_valid_cases_can_be_loaded() {
     let folder = tempfile::tempdir().unwrap();
     let dataset = six_problems(folder.path());
     let load = |index: usize| dataset.load(&dataset.cases[index]).unwrap_err().to_string();
@@ -85,7 +85,7 @@ fn bad_cases_cannot_be_loaded_and_sound_ones_can() {
 }
 
 #[test]
-fn a_sound_dataset_passes_and_rounding_of_headers_is_no_problem() {
+fn a_valid_dataset_passes_in_spite_of_rounded_headers() {
     let folder = tempfile::tempdir().unwrap();
     plain(folder.path(), &[&[1], &[1]]);
     let mut rounded = grid();
@@ -109,7 +109,7 @@ fn a_sound_dataset_passes_and_rounding_of_headers_is_no_problem() {
 }
 
 #[test]
-fn images_are_read_only_when_asked() {
+fn images_are_read_only_on_request() {
     let folder = tempfile::tempdir().unwrap();
     plain(folder.path(), &[&[1, 2], &[1], &[1]]);
     let path = |case: &str| folder.path().join(format!("images/{case}.nii.gz"));
@@ -161,12 +161,12 @@ fn masks_must_be_binary_and_on_the_images_grid() {
         &[1],
     );
     write_map(&case.join("segmentations/c.nii.gz"), &[255]);
-    write_text(&case.join("segmentations/d.nii.gz"), "no NIfTI");
+    write_text(&case.join("segmentations/d.nii.gz"), "not NIfTI");
     let dataset = Dataset::open(folder.path()).unwrap();
     let report = check(&dataset);
     let found = problems(&report);
     assert_eq!(found.len(), 3, "{found:#?}");
-    // That `d` cannot be read is said; that it occurs nowhere is not known.
+    // `d` cannot be read, so it is unknown whether it occurs.
     let unseen = "occurs in no case";
     assert!(notes(&report).iter().all(|note| !note.contains(unseen)));
     assert!(
@@ -198,7 +198,7 @@ fn two_files_for_one_id_are_a_problem() {
 }
 
 #[test]
-fn images_taken_for_label_maps_are_noticed() {
+fn images_used_as_label_maps_are_detected() {
     let folder = tempfile::tempdir().unwrap();
     let grid = Grid::with_spacing([40, 40, 1], [1.0; 3]);
     write_image_on(&folder.path().join("images/a.nii.gz"), grid, 0.0);
@@ -215,11 +215,11 @@ fn images_taken_for_label_maps_are_noticed() {
 }
 
 #[test]
-fn images_under_several_names_are_found_and_kept_together() {
+fn images_under_several_names_are_found_and_grouped() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join("images").join(name);
     plain(folder.path(), &[&[1, 2][..]; 5]);
-    // c0 and c2 are one image, and so are c2 and c4, by another compression; c1 is none but itself.
+    // c0, c2 and c4 are the same image, c4 with another compression; c1 is different.
     for (case, value) in [("c0", 40.0), ("c1", 41.0), ("c2", 40.0), ("c3", 42.0)] {
         write_image_on(&path(&format!("{case}.nii.gz")), grid(), value);
     }
@@ -230,17 +230,17 @@ fn images_under_several_names_are_found_and_kept_together() {
     assert!(report.problems.is_empty(), "{:?}", report.problems);
     let note = "cases c0, c2, c4 have the same image; treated as one patient";
     let mut found = notes(&report);
-    found.retain(|found| !found.contains("Hounsfield")); // such small values are in bytes
+    found.retain(|found| !found.contains("Hounsfield")); // values this small fit into bytes
     assert_eq!(found, [note]);
     let content = DatasetContent::new(&dataset, report.contents);
     assert_eq!(content.cases.len(), 5);
-    let together = dataset.with_duplicates_grouped(&content);
+    let grouped = dataset.with_duplicates_grouped(&content);
     for seed in 0..8 {
-        let held_out = together.split(2, 0, seed).unwrap().validation;
+        let held_out = grouped.split(2, 0, seed).unwrap().validation;
         let copies = [0, 2, 4].map(|index| held_out.contains(&index));
         assert!(copies == [true; 3] || copies == [false; 3], "{held_out:?}");
     }
-    // Headers tell nothing of voxels.
+    // A check of headers reads no voxels.
     assert!(check(&dataset).contents.is_empty());
 
     let tested = Dataset {

@@ -1,4 +1,4 @@
-//! Descriptors in TOML.
+//! TOML descriptors.
 
 use super::*;
 
@@ -36,7 +36,7 @@ fn patterns_structures_and_test_cases() {
     );
     assert_eq!(dataset.training_cases(), [0, 2]);
     assert_eq!(problems(&check(&dataset)), [""; 0]);
-    // A test case may come without labels, a training case not.
+    // A test case does not need labels, a training case does.
     fs::remove_file(folder.path().join("data/labels/c1.nii.gz")).unwrap();
     let dataset = open_text(folder.path(), PLAIN).unwrap();
     assert_eq!(dataset.cases[1].labels, LabelSource::None);
@@ -58,7 +58,7 @@ fn the_data_root_replaces_the_descriptors_folder() {
         dataset.cases[0].image,
         there.path().join("data/images/c0.nii.gz")
     );
-    // A dataset.toml in a folder speaks for the folder.
+    // A dataset.toml in a folder describes the folder.
     write_text(
         &there.path().join("data/dataset.toml"),
         &PLAIN.replace("root = \"data\"", ""),
@@ -84,7 +84,7 @@ fn one_folder_per_case() {
 }
 
 #[test]
-fn labels_among_the_images_are_not_taken_for_images() {
+fn labels_in_the_image_folder_are_not_images() {
     let folder = tempfile::tempdir().unwrap();
     for case in ["a", "b"] {
         write_image(&folder.path().join(format!("{case}.nii.gz")));
@@ -97,7 +97,7 @@ fn labels_among_the_images_are_not_taken_for_images() {
 }
 
 #[test]
-fn masks_of_the_structures_named_with_the_values_given() {
+fn masks_become_labels_with_the_values_in_the_descriptor() {
     let folder = tempfile::tempdir().unwrap();
     write_image(&folder.path().join("p/ct.nii.gz"));
     for (name, labels) in [("liver", [1, 0]), ("spleen", [0, 1]), ("vein", [1, 1])] {
@@ -134,8 +134,8 @@ fn patients_by_delimiter_table_and_listed_case() {
         [("p1-a", "p1"), ("p1-b", "p1"), ("p2-a", "p1"), ("q", "q")]
     );
     let split = dataset.split(2, 0, 1).unwrap();
-    let sides: BTreeSet<Vec<usize>> = [split.train, split.validation].into();
-    assert_eq!(sides, BTreeSet::from([vec![0, 1, 2], vec![3]]));
+    let sets: BTreeSet<Vec<usize>> = [split.train, split.validation].into();
+    assert_eq!(sets, BTreeSet::from([vec![0, 1, 2], vec![3]]));
     assert!(
         dataset
             .split(2, 2, 1)
@@ -150,7 +150,7 @@ fn patients_by_delimiter_table_and_listed_case() {
             .to_string()
             .contains("2 patients")
     );
-    // A patient on both sides of the test line is a leak.
+    // A patient in both training and test set is a leak.
     let leaking = text.replace("patient_delimiter", "test = [\"p1-a\"]\npatient_delimiter");
     let found = problems(&check(&open_text(folder.path(), &leaking).unwrap()));
     assert_eq!(found.len(), 2, "{found:?}");
@@ -167,7 +167,7 @@ fn patients_by_delimiter_table_and_listed_case() {
 }
 
 #[test]
-fn mistakes_are_named_with_their_place() {
+fn errors_name_their_position() {
     let folder = tempfile::tempdir().unwrap();
     plain(&folder.path().join("data"), &[&[1], &[1]]);
     let refused = |from: &str, to: &str| {

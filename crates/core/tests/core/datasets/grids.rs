@@ -1,10 +1,10 @@
-//! Labels whose grid is nearly that of their image, or the same along other axes.
+//! Labels with a grid close to that of their image, or with another axis order.
 
 use super::*;
 use ctseg_core::dataset::Reading;
 use ctseg_image::space::{Orientation, Reorientation};
 
-/// A dataset of one case, whose labels lie so many voxels off along z.
+/// A dataset of one case, with labels shifted by `voxels` voxels along z.
 fn moved(root: &Path, voxels: f64) -> Dataset {
     plain(root, &[&[1]]);
     let mut moved = grid();
@@ -14,8 +14,8 @@ fn moved(root: &Path, voxels: f64) -> Dataset {
 }
 
 #[test]
-fn distance_decides_between_silence_note_warning_and_refusal() {
-    for (voxels, said) in [
+fn the_shift_decides_between_nothing_note_warning_and_error() {
+    for (voxels, expected) in [
         (0.009, None),
         (0.09, Some((false, "0.09 voxels (0.180 mm) off its image"))),
         (0.4, Some((true, "0.40 voxels (0.800 mm) off its image"))),
@@ -26,10 +26,10 @@ fn distance_decides_between_silence_note_warning_and_refusal() {
         let found = notes
             .first()
             .map(|note| (note.is_warning, note.note.as_str()));
-        match (found, said) {
+        match (found, expected) {
             (None, None) => {}
-            (Some((level, text)), Some((expected, part))) => {
-                assert_eq!(level, expected, "{text}");
+            (Some((is_warning, text)), Some((expected, part))) => {
+                assert_eq!(is_warning, expected, "{text}");
                 assert!(
                     text.contains(part) && text.contains("labels/c0.nii.gz"),
                     "{text}"
@@ -57,7 +57,7 @@ fn distance_decides_between_silence_note_warning_and_refusal() {
 }
 
 #[test]
-fn labels_along_other_axes_are_turned_onto_their_image() {
+fn labels_with_another_axis_order_are_reoriented() {
     let values: Vec<u16> = (0..24).map(|at| at % 5).collect();
     for (number, reorientation) in Reorientation::all().enumerate() {
         let folder = tempfile::tempdir().unwrap();
@@ -87,7 +87,7 @@ fn labels_along_other_axes_are_turned_onto_their_image() {
 }
 
 #[test]
-fn masks_along_other_axes_become_one_label_map() {
+fn masks_with_another_axis_order_are_merged() {
     let folder = tempfile::tempdir().unwrap();
     let case = folder.path().join("s1");
     write_image(&case.join("ct.nii.gz"));
@@ -113,7 +113,7 @@ fn masks_along_other_axes_become_one_label_map() {
 }
 
 #[test]
-fn only_ct_is_held_to_hounsfield_units() {
+fn hounsfield_units_are_checked_for_ct_only() {
     for (channel, is_ct) in [("CT", true), ("ct", true), ("MRI", false)] {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path();
@@ -127,12 +127,12 @@ fn only_ct_is_held_to_hounsfield_units() {
         );
         let dataset = Dataset::open(root).unwrap();
         assert_eq!(dataset.is_ct(), is_ct, "{channel}");
-        // Values of 40 and 41 are in bytes.
+        // Values of 40 and 41 fit into bytes.
         let notes = notes(&dataset.check(CheckDepth::Voxels, |_, _| {}));
-        let blamed = notes
+        let has_warning = notes
             .iter()
             .any(|note| note.contains("as in an 8-bit image"));
-        assert_eq!(blamed, is_ct, "{notes:?}");
+        assert_eq!(has_warning, is_ct, "{notes:?}");
         let rescaled = dataset.read_as(Reading {
             rescale_hu: Some("-1024,2".parse().unwrap()),
             ..Reading::default()

@@ -1,9 +1,9 @@
-//! Folders recognised by themselves.
+//! Recognition of dataset layouts.
 
 use super::*;
 
 #[test]
-fn plain_folders_pair_by_name_and_number_their_structures() {
+fn plain_folders_are_paired_by_name_and_structures_numbered() {
     let folder = tempfile::tempdir().unwrap();
     plain(folder.path(), &[&[3, 3], &[1], &[]]);
     fs::rename(
@@ -79,7 +79,7 @@ fn nnunet_raw() {
 }
 
 #[test]
-fn nnunets_ignore_label_is_no_structure() {
+fn nnunets_ignore_label_is_not_a_structure() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path();
     nnunet(root, r#"{"background": 0, "liver": 1, "ignore": 2}"#, "");
@@ -112,7 +112,7 @@ fn nnunet_with_listed_files() {
 }
 
 #[test]
-fn what_nnunet_has_and_ctseg_has_not_is_refused_by_name() {
+fn unsupported_nnunet_features_are_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path();
     let refused = |labels: &str, more: &str| {
@@ -158,7 +158,7 @@ fn what_nnunet_has_and_ctseg_has_not_is_refused_by_name() {
 }
 
 #[test]
-fn decathlon_without_its_macos_litter() {
+fn decathlon_without_macos_metadata_files() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path();
     for case in ["liver_1", "liver_0"] {
@@ -216,7 +216,7 @@ fn total_segmentator(root: &Path) {
 }
 
 #[test]
-fn total_segmentator_numbers_the_union_of_names_and_later_wins() {
+fn total_segmentator_numbers_the_union_of_names_and_later_masks_win() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path();
     total_segmentator(root);
@@ -271,7 +271,7 @@ fn total_segmentator_takes_its_test_cases_from_the_table() {
 }
 
 #[test]
-fn a_folder_that_fits_nothing_says_what_was_looked_for() {
+fn an_unknown_layout_is_refused_with_the_supported_ones() {
     let folder = tempfile::tempdir().unwrap();
     for name in ["a.nii.gz", "b.nii.gz", "c", "d", "e"] {
         write_text(&folder.path().join(name), "");
@@ -313,7 +313,7 @@ fn lists_of_nnunet_version_1_lack_the_channel_number() {
 }
 
 #[test]
-fn dataset_json_as_people_and_windows_programs_write_it() {
+fn dataset_json_in_common_variants_and_encodings() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path();
     for case in ["a", "b"] {

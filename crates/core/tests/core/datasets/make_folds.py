@@ -1,4 +1,4 @@
-"""Folds as ctseg must deal them, by an independent ChaCha8 (Bernstein 2008), standard library only.
+"""The expected folds of ctseg, by an independent ChaCha8 (Bernstein 2008), standard library only.
 
 Prints the expected values in shipped.rs. The key is rand_core's expansion of a 64-bit seed (PCG32, O'Neill
 2014); patients sorted by name draw one 64-bit number each and are ordered by it; then the patients with

@@ -1,4 +1,4 @@
-//! What cases are called: numbers of channels, names of any bytes.
+//! Case names: channel numbers, names of any bytes.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -8,7 +8,7 @@ use ctseg_core::dataset::reference::Reference;
 use super::*;
 
 #[test]
-fn the_number_of_a_single_channel_is_no_part_of_a_name() {
+fn the_number_of_a_single_channel_is_not_part_of_the_name() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path();
     for (image, labels) in [
@@ -24,7 +24,7 @@ fn the_number_of_a_single_channel_is_no_part_of_a_name() {
     let dataset = Dataset::open(root).unwrap();
     assert_eq!(ids(&dataset), ["p1", "p10", "v_0000", "v_0001", "x"]);
     assert_eq!(problems(&check(&dataset)), [""; 0]);
-    // Folds stay those of versions that took the number for a part of the name.
+    // Folds stay as in versions that included the number in the name.
     let patients = dataset.cases.iter().map(|case| case.patient.as_str());
     let patients: Vec<&str> = patients.collect();
     assert_eq!(patients, ["p1_0000", "p10_0000", "v_0000", "v_0001", "x"]);
@@ -47,7 +47,7 @@ fn the_number_of_a_single_channel_is_no_part_of_a_name() {
 }
 
 #[test]
-fn lists_of_the_decathlon_may_have_the_number_too() {
+fn lists_of_the_decathlon_may_have_the_channel_number() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path();
     write_image(&root.join("imagesTr/p1_0000.nii.gz"));
@@ -61,7 +61,7 @@ fn lists_of_the_decathlon_may_have_the_number_too() {
 }
 
 #[test]
-fn names_of_any_bytes_are_cases_of_every_layout() {
+fn names_of_any_bytes_work_in_every_layout() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &[u8]| folder.path().join(OsStr::from_bytes(name));
     write_image(&at(b"plain/images/M\xfcller.nii.gz"));
@@ -80,7 +80,7 @@ fn names_of_any_bytes_are_cases_of_every_layout() {
         assert_eq!(problems(&check(&dataset)), [""; 0], "{layout}");
         dataset.load(&dataset.cases[0]).unwrap();
     }
-    // What has no label map of the same bytes is listed.
+    // A case without a label map of the same bytes is listed.
     write_image(&at(b"plain/images/M\xf6ller.nii.gz"));
     let found = problems(&check(&Dataset::open(&at(b"plain")).unwrap()));
     assert!(

@@ -1,4 +1,4 @@
-//! The descriptors that come with ctseg, and folds that must never change.
+//! The descriptors that are shipped with ctseg, and folds that must never change.
 
 use super::*;
 
@@ -8,7 +8,7 @@ fn descriptor(name: &str) -> PathBuf {
         .join(name)
 }
 
-/// The folder with the real data, where there is one.
+/// The folder with the real data, if it is available.
 fn data() -> Option<PathBuf> {
     let data = std::env::var_os("CTSEG_TEST_DATA").map(PathBuf::from);
     if data.is_none() {
@@ -18,7 +18,7 @@ fn data() -> Option<PathBuf> {
 }
 
 #[test]
-fn headneck_is_sound_and_its_folds_are_stable() {
+fn headneck_is_valid_and_its_folds_are_stable() {
     let Some(data) = data() else { return };
     let dataset = Dataset::open_in(&descriptor("headneck.toml"), Some(&data)).unwrap();
     assert_eq!(
@@ -55,8 +55,8 @@ fn headneck_is_sound_and_its_folds_are_stable() {
     assert_eq!(present, (0..=5).collect());
 }
 
-/// Five folds by seed 0 as make_folds.py, beside this file, deals them. A change would let a model validate
-/// on cases that it was trained on before the change.
+/// Five folds with seed 0, from make_folds.py in this folder. A change would validate a model on cases that it was
+/// trained on before the change.
 const HEADNECK_FOLDS: [&[&str]; 5] = [
     &[
         "kbp_004", "kbp_013", "kbp_017", "kbp_087", "kbp_095", "kbp_193",
@@ -68,7 +68,7 @@ const HEADNECK_FOLDS: [&[&str]; 5] = [
 ];
 
 #[test]
-fn folds_do_not_change_from_version_to_version() {
+fn folds_do_not_change_between_versions() {
     let cases: Vec<_> = (0..7)
         .map(|c| (format!("c{c}"), format!("p{}", c / 2)))
         .collect();
@@ -90,7 +90,7 @@ fn folds_do_not_change_from_version_to_version() {
 }
 
 #[test]
-fn the_descriptors_are_well_formed_without_their_data() {
+fn the_descriptors_are_valid_without_their_data() {
     let root = tempfile::tempdir().unwrap();
     for case in ["168", "172", "173", "180", "185", "187", "002"] {
         write_image(
@@ -125,7 +125,7 @@ fn the_descriptors_are_well_formed_without_their_data() {
 }
 
 #[test]
-fn sarcoma_and_totalseg_are_sound() {
+fn sarcoma_and_totalseg_are_valid() {
     let Some(data) = data() else { return };
     for (name, cases, structures) in [("sarcoma.toml", 8, 1), ("totalseg.toml", 2, 117)] {
         let dataset = Dataset::open_in(&descriptor(name), Some(&data)).unwrap();

@@ -1,4 +1,4 @@
-//! Folds that a file gives.
+//! Predefined folds from a file.
 
 use ctseg_base::progress::Observer;
 use ctseg_base::progress::Silent;
@@ -8,7 +8,7 @@ use ctseg_core::recipe::Recipe;
 
 use super::*;
 
-/// Cases `p1-a`, `p1-b`, `p2-a`, `p3-a`, `p4-a` of nnU-Net's layout below `root`; `x` is a test case.
+/// Cases `p1-a`, `p1-b`, `p2-a`, `p3-a`, `p4-a` in nnU-Net's layout below `root`; `x` is a test case.
 fn nnunet(root: &Path) {
     write_text(
         &root.join("dataset.json"),
@@ -29,11 +29,11 @@ fn recipe(set: &[&str]) -> Recipe {
     Recipe::named("1", &set).unwrap()
 }
 
-/// Keeps what is said and warned of.
+/// Records messages and warnings.
 #[derive(Default)]
-struct Heard(std::sync::Mutex<Vec<String>>);
+struct Recorded(std::sync::Mutex<Vec<String>>);
 
-impl Observer for Heard {
+impl Observer for Recorded {
     fn info(&self, line: &str) {
         self.0.lock().unwrap().push(line.to_owned());
     }
@@ -46,31 +46,31 @@ impl Observer for Heard {
 }
 
 #[test]
-fn folds_beside_the_dataset_are_those_that_are_trained() {
+fn predefined_folds_of_the_dataset_are_used() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path();
     nnunet(root);
-    // A byte order mark, as editors on Windows leave it.
+    // With a byte order mark, as written by Windows editors.
     write_text(&root.join("splits_final.json"), &format!("\u{feff}{FOLDS}"));
     let mut dataset = Dataset::open(root).unwrap();
-    let heard = Heard::default();
+    let recorded = Recorded::default();
     let recipe = dataset
-        .use_predefined_splits(recipe(&["folds=5"]), None, &heard)
+        .use_predefined_splits(recipe(&["folds=5"]), None, &recorded)
         .unwrap();
     assert_eq!(recipe.folds, 3);
-    let heard = heard.0.into_inner().unwrap();
-    assert_eq!(heard.len(), 1, "{heard:?}");
+    let recorded = recorded.0.into_inner().unwrap();
+    assert_eq!(recorded.len(), 1, "{recorded:?}");
     assert!(
-        heard[0].starts_with("using the 3 folds of ")
-            && heard[0].ends_with("splits_final.json instead of the recipe's 5"),
-        "{heard:?}"
+        recorded[0].starts_with("using the 3 folds of ")
+            && recorded[0].ends_with("splits_final.json instead of the recipe's 5"),
+        "{recorded:?}"
     );
     let split = dataset.split(3, 0, 7).unwrap();
     assert_eq!((split.train, split.validation), (vec![2, 3, 4], vec![0, 1]));
     let error = dataset.split(3, 3, 7).unwrap_err().to_string();
     assert!(error.contains("has no fold 3; expected 0 to 2"), "{error}");
 
-    // A run keeps them, whatever becomes of the file.
+    // A run stores them and does not depend on the file.
     let run = root.join("run");
     assert_eq!(PredefinedSplits::of_run(&run).unwrap(), None);
     PredefinedSplits::store(&run, &dataset.named_splits(3, 7).unwrap()).unwrap();
@@ -83,7 +83,7 @@ fn folds_beside_the_dataset_are_those_that_are_trained() {
             dataset.split(3, fold, 1).unwrap()
         );
     }
-    // A case that is gone since is no reason to shift the others.
+    // A case that is missing later does not shift the others.
     fs::remove_file(root.join("imagesTr/p4-a_0000.nii.gz")).unwrap();
     let mut less = Dataset::open(root).unwrap();
     less.splits = PredefinedSplits::of_run(&run).unwrap();
@@ -92,7 +92,7 @@ fn folds_beside_the_dataset_are_those_that_are_trained() {
 }
 
 #[test]
-fn nnunets_own_folds_are_found_below_its_preprocessed_cases() {
+fn nnunets_own_folds_are_found_in_its_preprocessed_folder() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().join("nnUNet_raw/Dataset007_Liver");
     nnunet(&root);
@@ -105,7 +105,7 @@ fn nnunets_own_folds_are_found_below_its_preprocessed_cases() {
     write_text(&beside, FOLDS);
     let found = given(None).unwrap();
     assert_eq!((found.0.folds.len(), found.1), (3, vec![]));
-    // The folder that nnU-Net's variable names comes first, and the dataset's own file before both.
+    // The folder in nnU-Net's variable has precedence over it, and the dataset's own file over both.
     let elsewhere = folder.path().join("elsewhere");
     let one = r#"[{"train": ["p1-a", "p1-b", "p2-a", "p3-a"], "val": ["p4-a"]}]"#;
     write_text(&elsewhere.join("Dataset007_Liver/splits_final.json"), one);
@@ -121,7 +121,7 @@ fn nnunets_own_folds_are_found_below_its_preprocessed_cases() {
 }
 
 #[test]
-fn folds_that_cannot_be_meant_are_refused_by_name() {
+fn invalid_folds_are_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path();
     nnunet(root);
@@ -168,13 +168,13 @@ fn folds_that_cannot_be_meant_are_refused_by_name() {
 }
 
 #[test]
-fn a_patient_on_both_sides_is_refused_where_a_descriptor_tells_patients() {
+fn a_patient_in_both_sets_is_refused_if_a_descriptor_defines_patients() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path();
     nnunet(root);
-    let parted = FOLDS.replacen("\"p1-b\", \"p1-a\"", "\"p1-a\"", 1);
-    let parted = parted.replacen("[\"p2-a\"", "[\"p1-b\", \"p2-a\"", 1);
-    write_text(&root.join("splits_final.json"), &parted);
+    let leaking = FOLDS.replacen("\"p1-b\", \"p1-a\"", "\"p1-a\"", 1);
+    let leaking = leaking.replacen("[\"p2-a\"", "[\"p1-b\", \"p2-a\"", 1);
+    write_text(&root.join("splits_final.json"), &leaking);
     let given = |dataset: &Dataset| dataset.predefined_splits(None);
     // For nnU-Net each case is a patient.
     assert!(given(&Dataset::open(root).unwrap()).is_ok());
@@ -190,7 +190,7 @@ fn a_patient_on_both_sides_is_refused_where_a_descriptor_tells_patients() {
 }
 
 #[test]
-fn cases_that_no_fold_holds_or_several_hold_out_are_listed() {
+fn cases_in_no_fold_or_in_several_validation_sets_are_listed() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path();
     nnunet(root);
@@ -198,7 +198,7 @@ fn cases_that_no_fold_holds_or_several_hold_out_are_listed() {
     write_text(&root.join("splits_final.json"), text);
     let dataset = Dataset::open(root).unwrap();
     let (_, notes) = dataset.predefined_splits(None).unwrap().unwrap();
-    let begins = [
+    let expected = [
         (
             "1 training case in no fold of ",
             "used neither for training nor for validation: p4-a",
@@ -206,8 +206,8 @@ fn cases_that_no_fold_holds_or_several_hold_out_are_listed() {
         ("2 training cases in no validation set of ", ": p1-a, p1-b"),
         ("1 training case in several validation sets of ", ": p2-a"),
     ];
-    assert_eq!(notes.len(), begins.len(), "{notes:?}");
-    for (note, (begin, end)) in notes.iter().zip(begins) {
-        assert!(note.starts_with(begin) && note.ends_with(end), "{note}");
+    assert_eq!(notes.len(), expected.len(), "{notes:?}");
+    for (note, (start, end)) in notes.iter().zip(expected) {
+        assert!(note.starts_with(start) && note.ends_with(end), "{note}");
     }
 }

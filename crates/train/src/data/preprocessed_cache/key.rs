@@ -118,15 +118,14 @@ impl Fields {
 
     /// Returns false for recipes whose cases are not cached.
     fn add_recipe(&mut self, recipe: &Recipe) -> bool {
-        // All fields by name: a new one does not compile until somebody decides whether preprocessed cases depend on
-        // it.
+        // All fields by name, so that a new field does not compile until it is decided whether it belongs in the key.
         let Recipe {
             prior,
             spacing_mm,
             interpolation,
             windows_hu,
             normalisation,
-            training,
+            training, // only the HU reach: the rest applies after preprocessing
             nnunet,
             name: _,
             stage: _,
@@ -172,11 +171,8 @@ impl Fields {
             }
             Normalisation::ZScore {} => self.add("normalisation", b"z_score"),
         }
-        // The other training settings apply after preprocessing.
-        if let Some(reach_hu) = training
-            .augmentation()
-            .and_then(Augmentation::max_hu_change)
-        {
+        let augmentation = training.augmentation();
+        if let Some(reach_hu) = augmentation.and_then(Augmentation::max_hu_change) {
             self.add("reach_hu", &reach_hu.to_le_bytes());
         }
         true

@@ -1,12 +1,12 @@
-//! How long processes take to add up a gradient: `mpirun -n 2 target/release/deps/together-…`, built by
-//! `cargo bench --no-run --features mpi --bench together`.
+//! Benchmark of the all-reduce of a gradient: `mpirun -n 2 target/release/deps/all_reduce-…`, built with
+//! `cargo bench --no-run --features mpi --bench all_reduce`.
 
 use std::time::Instant;
 
 use ctseg_engine::distributed::mpi::Mpi;
 use ctseg_engine::distributed::process_group::Collective;
 
-/// Weights of networks: the coarse stage's, the refining one's, nnU-Net's 3d_fullres.
+/// Numbers of weights: the coarse stage, the refining stage, nnU-Net's 3d_fullres.
 const COUNTS: [usize; 3] = [500_000, 5_600_000, 31_000_000];
 
 const ROUNDS: usize = 7;
@@ -17,9 +17,9 @@ fn main() {
         let mut values = vec![1.0f32; count];
         let mut seconds: Vec<f64> = (0..ROUNDS)
             .map(|_| {
-                let begun = Instant::now();
+                let started = Instant::now();
                 mpi.all_reduce_f32(&mut values).expect("a sum");
-                let taken = begun.elapsed().as_secs_f64();
+                let taken = started.elapsed().as_secs_f64();
                 values.fill(1.0);
                 taken
             })
@@ -34,5 +34,5 @@ fn main() {
             );
         }
     }
-    mpi.shutdown().expect("the end");
+    mpi.shutdown().expect("shutdown");
 }

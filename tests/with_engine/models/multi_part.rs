@@ -301,7 +301,7 @@ fn masks_statistics_and_a_second_run_are_as_of_any_model() {
     .unwrap();
     let said = predict(here, &["--statistics"], 1);
     assert!(
-        said.contains("case_statistics.nii.gz") && said.contains("two folders"),
+        said.contains("case_statistics.nii.gz") && said.contains("separate folders"),
         "{said}"
     );
 }
