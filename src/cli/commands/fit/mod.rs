@@ -168,7 +168,7 @@ pub fn run(
         (Some(count), Some(worker)) => {
             return Err(Error::usage(format!(
                 "--gpus {count}: already started as {} processes, one per GPU; omit --gpus, or start a single process",
-                worker.0.size
+                worker.0.world_size
             ))
             .into());
         }

@@ -14,7 +14,7 @@ use ctseg_image::labels::postprocess::Step;
 /// The model at `path` as text and as JSON; its parts are verified.
 pub fn described(path: &Path) -> Result<(String, Value)> {
     let model = MultiPartModel::open(path)?;
-    let opened = model.opened(None)?;
+    let opened = model.open_parts(None)?;
     drop(opened);
     let manifest = &model.manifest;
     let mut text = format!(
