@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::fs::Metadata;
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -124,10 +125,13 @@ pub fn file_system_time(folder: &Path) -> Result<SystemTime> {
         .map_err(Error::io(folder, "ask for the time of a file in"))
 }
 
-/// Temporary files, and temporary folders whose names tell a process.
+/// Temporary files, and temporary folders whose names tell a process; none where there is no such folder yet.
 fn temporaries(folder: &Path) -> Result<Vec<Temporary>> {
-    let entries = fs::read_dir(folder).map_err(Error::io(folder, "read the folder"))?;
     let mut found = Vec::new();
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(found),
+        entries => entries.map_err(Error::io(folder, "read the folder"))?,
+    };
     for entry in entries {
         let entry = entry.map_err(Error::io(folder, "read the folder"))?;
         let name = entry.file_name();
@@ -193,6 +197,7 @@ mod tests {
         ];
         fs::create_dir(at(".ctseg-previous".to_owned())).unwrap();
         assert_eq!(remove_leftovers(folder.path()).unwrap(), goes.len());
+        assert_eq!(remove_leftovers(&at("none".to_owned())).unwrap(), 0);
         assert!(stays.iter().all(|path| path.exists()), "{stays:?}");
         assert!(goes.iter().all(|path| !path.exists()), "{goes:?}");
         assert!(at(".ctseg-previous".to_owned()).exists());
