@@ -76,7 +76,14 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
     (
         "augment",
         &[
-            &["config", "draw", "elastic", "field_of_view", "plane", "simd"],
+            &[
+                "config",
+                "draw",
+                "elastic",
+                "field_of_view",
+                "plane",
+                "simd",
+            ],
             &["dropout", "fast_math", "interpolation", "streaks"],
             &["affine_grid", "affine_grid_3d", "hounsfield", "intensity"],
             &["common"],

@@ -4,7 +4,6 @@
 mod common;
 
 mod augmentation_hounsfield;
-mod preprocessed_cache;
 #[cfg(unix)]
 mod compat;
 mod containers;
@@ -28,6 +27,7 @@ mod mlflow;
 mod mlflow_faults;
 mod normalisation;
 mod not_hounsfield;
+mod preprocessed_cache;
 mod recorded;
 mod reliability;
 mod report;

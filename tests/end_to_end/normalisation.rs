@@ -176,6 +176,7 @@ fn a_recipes_batches_are_normalised_and_padded_with_the_mean() {
     let common = [
         "windows_hu=[[-160, 240]]",
         "spacing_mm=[7, 7, 7]",
+        "network.kind='unet2d'",
         "network.neighbours=0",
         "network.widths=[4, 4, 4, 4, 4]",
         "training.batch_size=4",

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::fs::Metadata;
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -124,10 +125,13 @@ pub fn file_system_time(folder: &Path) -> Result<SystemTime> {
         .map_err(Error::io(folder, "get the time of a file in"))
 }
 
-/// Temporary files, and temporary folders with a process in their name.
+/// Temporary files, and temporary folders with a process in their name; none if the folder does not exist.
 fn temporaries(folder: &Path) -> Result<Vec<Temporary>> {
-    let entries = fs::read_dir(folder).map_err(Error::io(folder, "read the folder"))?;
     let mut found = Vec::new();
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(found),
+        entries => entries.map_err(Error::io(folder, "read the folder"))?,
+    };
     for entry in entries {
         let entry = entry.map_err(Error::io(folder, "read the folder"))?;
         let name = entry.file_name();
@@ -207,6 +211,7 @@ mod tests {
             stale_paths.iter().all(|path| !path.exists()),
             "{stale_paths:?}"
         );
+        assert_eq!(remove_stale_temp_files(&at("none".to_owned())).unwrap(), 0);
         assert!(at(".ctseg-previous".to_owned()).exists());
         remove_own_temp_files(folder.path());
         assert!(!kept_paths[0].exists() && kept_paths[1].exists());

@@ -1,7 +1,7 @@
 //! Which folder a conversion gets, what it leaves alone there, and going on where a run stopped.
 
 use ctseg_base::progress::{Observer, Silent, Task};
-use ctseg_interop::convert::{Requested, Conversion, Format, Overlaps, Target, convert};
+use ctseg_interop::convert::{Conversion, Format, Overlaps, Requested, Target, convert};
 
 use super::*;
 
@@ -267,7 +267,8 @@ fn a_run_that_is_stopped_is_gone_on_with() {
     let cases: Vec<(&str, &[u16])> = ids.iter().map(|id| (id.as_str(), [1].as_slice())).collect();
     plain(&at("data"), &cases);
     let (dataset, channels) = Dataset::open_channels(&at("data"), None, &[]).unwrap();
-    let target = Target::resolve(Format::Msd, &at("tasks"), Requested::default(), &dataset).unwrap();
+    let target =
+        Target::resolve(Format::Msd, &at("tasks"), Requested::default(), &dataset).unwrap();
     let conversion = Conversion {
         source: at("data"),
         overlaps: Overlaps::default(),

@@ -215,7 +215,9 @@ fn a_server_chooses_folders_below_the_artifact_root_only() {
     assert_eq!(std::fs::read(folder.join("a.bin")).unwrap(), b"abc");
     for elsewhere in ["s3://bucket/1/r1/artifacts", "file://nas/1/r1/artifacts"] {
         let fake = Fake::start(with_artifacts_at(elsewhere.to_owned()));
-        let after = synced(fake.server(), Multipart::default(), &run);
+        let run = tempfile::tempdir().unwrap();
+        told(None, run.path(), &[artifact(run.path(), "a.bin", b"abc")]);
+        let after = synced(fake.server(), Multipart::default(), run.path());
         assert_eq!(after.outcome, sync::Outcome::All);
         let note = &after.sent.notes[0];
         assert!(note.contains("start it with --serve-artifacts"), "{note}");

@@ -111,11 +111,7 @@ fn assert_sweep_uses_it(data: &Path, fit: Vec<&str>) {
         "1",
     ]);
     let said = stderr(&run(&folder, &sweep, 0));
-    assert_eq!(
-        said.matches(" read, 0 preprocessed").count(),
-        2,
-        "{said}"
-    );
+    assert_eq!(said.matches(" read, 0 preprocessed").count(), 2, "{said}");
     fs::write(
         folder.join("ctseg.toml"),
         "case_cache = \"c\"\ncase_cache_size = \"much\"\n",

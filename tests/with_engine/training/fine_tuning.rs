@@ -45,7 +45,10 @@ fn a_model_is_trained_further_and_what_does_not_fit_begins_anew() {
     // One more input channel: the first layer begins anew, and the run says so.
     let wider = "--model third --from first --set windows_hu=[[-160,240],[-200,1200],[-1000,0]]";
     let said = fit(wider, 0);
-    assert!(said.contains("re-initialised: encoder.0.0.conv.weight ("), "{said}");
+    assert!(
+        said.contains("re-initialised: encoder.0.0.conv.weight ("),
+        "{said}"
+    );
 
     // Other structures: so does the head.
     let text = std::fs::read_to_string(&data)
@@ -55,7 +58,10 @@ fn a_model_is_trained_further_and_what_does_not_fit_begins_anew() {
     std::fs::write(&renamed, text).unwrap();
     let line = "--model fourth --from first --runs renamed-runs";
     let said = short_fit(folder.path(), &renamed, line, 0);
-    assert!(said.contains("re-initialised: head.bias, head.weight"), "{said}");
+    assert!(
+        said.contains("re-initialised: head.bias, head.weight"),
+        "{said}"
+    );
 
     // Another network, and no model at all: refused, and no run folder is left.
     let runs = || {

@@ -156,7 +156,10 @@ fn fine_tuning_freezes_what_the_recipe_says_until_it_says_otherwise() {
         assert_only_the_rest_changed(&weights("first"), &weights("second"), 1);
         let thaw = ["--model", "third", "--set", "training.unfreeze_epoch=1"];
         let said = fit(&[&tune[..], &thaw].concat(), 0);
-        assert!(said.contains("all encoder levels are trained from now on"), "{said}");
+        assert!(
+            said.contains("all encoder levels are trained from now on"),
+            "{said}"
+        );
         assert_only_the_rest_changed(&weights("first"), &weights("third"), 0);
 
         // With other channels the first level begins anew: frozen, it would stay random.
