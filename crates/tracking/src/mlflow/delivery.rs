@@ -101,7 +101,7 @@ impl Sent {
 
     /// Adds a remark.
     pub(super) fn note(&mut self, line: String) {
-        if self.notes.len() < MAX_NOTES && !self.notes.contains(&line) {
+        if self.notes.len() < MAX_NOTES {
             self.notes.push(line);
         }
     }

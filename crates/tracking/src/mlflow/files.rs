@@ -137,10 +137,9 @@ impl Delivery {
         if self.cursor.artifacts.get(known) == Some(&sha256) {
             return Ok(());
         }
-        store
-            .risk()
-            .into_iter()
-            .for_each(|risk| self.sent.note(risk));
+        if let Some(risk) = store.risk().filter(|risk| !self.sent.notes.contains(risk)) {
+            self.sent.note(risk);
+        }
         store.put(path, to)?;
         self.sent.files += 1;
         self.sent.bytes += std::fs::metadata(path).map_or(0, |metadata| metadata.len());
