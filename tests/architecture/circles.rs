@@ -1,7 +1,7 @@
 //! There are no import circles between the files of a crate.
 //!
-//! A path that leads to an item counts as knowing the file that defines the item, through re-exports as well; a parent
-//! that re-exports a child's item therefore knows the child. `mod x;`, the import of a module, and tests do not count.
+//! A path to an item counts as an import of the file that defines the item, also through re-exports; a parent that
+//! re-exports a child's item therefore imports the child. `mod x;`, imports of a module itself, and tests do not count.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -9,7 +9,7 @@ use std::fmt;
 use crate::imports::{Import, Package, packages};
 use crate::sources::{FILES, planted};
 
-/// Files that need each other, and the names that each takes from another.
+/// Files that import each other, and the imported names.
 struct Circle<'a> {
     files: BTreeSet<&'a str>,
     edges: Edges<'a>,
@@ -60,7 +60,7 @@ fn circles<'a>(imports: &'a [Import<'a>]) -> Vec<Circle<'a>> {
     circles
 }
 
-/// The files that can be reached from one, itself only if it is part of a circle.
+/// The files reachable from `start`; `start` itself only if it is in a circle.
 fn reached_from<'a>(start: &str, next: &BTreeMap<&str, Vec<&'a str>>) -> BTreeSet<&'a str> {
     let mut reached = BTreeSet::new();
     let mut waiting = vec![start];
@@ -89,7 +89,7 @@ fn no_import_circles_between_files() {
     assert!(found.is_empty(), "{} circles\n{text}", found.len());
 }
 
-/// The circles of planted files, as text, and the number of imports seen.
+/// The circles of the given files, as text, and the number of imports seen.
 fn found_in(files: &[(&str, &str)]) -> (Vec<String>, usize) {
     let files = planted(files);
     let packages = packages(&files);
@@ -134,7 +134,7 @@ fn circles_of_three_files_and_of_nested_folders_are_found() {
 }
 
 #[test]
-fn a_child_that_names_its_parent_through_super_is_in_a_circle() {
+fn a_child_that_imports_its_parent_through_super_is_in_a_circle() {
     for child in ["use super::Parent;", "fn f() -> super::Parent { todo!() }"] {
         let (found, _) = found_in(&[
             ("src/lib.rs", "pub mod parent;"),
@@ -180,7 +180,7 @@ fn circles_among_the_tokens_of_macros_are_found() {
 }
 
 #[test]
-fn a_parent_may_know_children_that_do_not_know_it() {
+fn a_parent_may_import_children_that_do_not_import_it() {
     let (found, imports) = found_in(&[
         ("src/lib.rs", "mod parent; pub use parent::Second;"),
         (
@@ -188,7 +188,7 @@ fn a_parent_may_know_children_that_do_not_know_it() {
             "mod first; mod second; pub use first::First; pub use second::Second; fn f() { second::g() }",
         ),
         ("src/parent/first.rs", "pub struct First;"),
-        // A sibling by the name that the parent gives it.
+        // A sibling through the parent's re-export.
         (
             "src/parent/second.rs",
             "use super::First; pub struct Second(First); pub fn g() {}",
@@ -198,7 +198,7 @@ fn a_parent_may_know_children_that_do_not_know_it() {
 }
 
 #[test]
-fn tests_may_know_everything() {
+fn tests_may_import_everything() {
     let (found, imports) = found_in(&[
         ("src/lib.rs", "mod a; mod b;"),
         ("src/a.rs", "pub struct A; use crate::b::B;"),
@@ -224,7 +224,7 @@ fn tests_may_know_everything() {
 }
 
 #[test]
-fn a_module_that_is_imported_as_such_is_not_known() {
+fn importing_a_module_itself_does_not_count() {
     let (found, imports) = found_in(&[
         ("src/lib.rs", "mod a; mod b;"),
         (

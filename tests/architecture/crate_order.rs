@@ -4,14 +4,13 @@ use std::collections::BTreeMap;
 
 use crate::sources::root;
 
-/// The lowest first; the last is the root package, and the others are the folders of `crates/`, in packages
-/// `ctseg-NAME`.
+/// The lowest first. The last is the root package; the others are the folders of `crates/`, packages `ctseg-NAME`.
 const ORDER: [&str; 14] = [
     "base", "image", "augment", "phantom", "engine", "core", "predict", "evaluate", "interop",
     "http", "tracking", "train", "report", "ctseg",
 ];
 
-/// What is wrong with manifests, given by the crates' names, and the number of dependencies between the crates.
+/// The faults of the manifests (by crate name), and the number of dependencies between the crates.
 fn faults(manifests: &BTreeMap<String, String>) -> (Vec<String>, usize) {
     let mut faults = Vec::new();
     let mut seen = 0;
@@ -40,13 +39,13 @@ fn faults(manifests: &BTreeMap<String, String>) -> (Vec<String>, usize) {
     (faults, seen)
 }
 
-/// The crate of the workspace that a package is.
+/// The crate name of a package of the workspace.
 fn crate_of(package: &str) -> Option<&str> {
     let root = (package == "ctseg").then_some(package);
     root.or_else(|| package.strip_prefix("ctseg-"))
 }
 
-/// The crates of the workspace that a manifest names, also for tests, build scripts and single platforms.
+/// The workspace crates that a manifest depends on, including those for tests, build scripts and single platforms.
 fn dependencies(manifest: &toml::Table) -> Vec<String> {
     let platforms = manifest.get("target").and_then(toml::Value::as_table);
     let platforms = platforms.into_iter().flat_map(toml::Table::values);
@@ -91,7 +90,7 @@ fn crates_depend_downward_only() {
     assert!(faults.is_empty(), "\n{}", faults.join("\n"));
 }
 
-/// Every crate of the list without dependencies, but for one with these lines.
+/// Manifests of all crates without dependencies; that of `changed` also has `lines`.
 fn planted(changed: &str, lines: &str) -> BTreeMap<String, String> {
     let manifests = ORDER.map(|name| {
         let package = if name == "ctseg" {

@@ -1,4 +1,4 @@
-//! Crates that are large, or that another could replace, are known in one place.
+//! Large or replaceable crates are named in one place only.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,7 @@ use crate::imports::packages;
 use crate::parsed::File;
 use crate::sources::{FILES, planted};
 
-/// Crates and the only places that may name them, from the repository's folder.
+/// Crates and the only paths in the repository that may name them.
 const ONLY_IN: [(&str, &[&str]); 19] = [
     ("burn", &["crates/engine/src"]),
     ("burn_tch", &["crates/engine/src/libtorch"]),
@@ -42,7 +42,7 @@ const ONLY_IN: [(&str, &[&str]); 19] = [
     ("noto_sans_mono_bitmap", &["crates/report/src/pictures"]),
 ];
 
-/// Files that name a crate where they may not, and places of the table that do not name their crate.
+/// Files that name a crate outside its places, and places in the table that do not name their crate.
 fn faults(files: &[File], only_in: &[(&str, &[&str])]) -> Vec<String> {
     let mut faults = Vec::new();
     let pairs = only_in
@@ -74,13 +74,13 @@ fn faults(files: &[File], only_in: &[(&str, &[&str])]) -> Vec<String> {
 }
 
 #[test]
-fn heavy_crates_are_known_in_one_place() {
+fn heavy_crates_are_named_in_one_place() {
     let faults = faults(&FILES, &ONLY_IN);
     assert!(faults.is_empty(), "\n{}", faults.join("\n"));
 }
 
 #[test]
-fn heavy_crates_are_found_in_other_places() {
+fn heavy_crates_named_elsewhere_are_found() {
     let text = "src/b.rs names burn, which belongs to [\"src/a\"]";
     for code in [
         "use burn::tensor::Tensor;",

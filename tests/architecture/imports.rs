@@ -1,20 +1,20 @@
-//! Which file of a crate names an item of which other file: paths followed to where the item is defined.
+//! Imports between the files of a crate: every path is resolved to the file that defines the item.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::parsed::{File, Place, Use};
 use crate::sources::place_in_crate;
 
-/// Re-exports of re-exports are followed so far.
+/// Maximum depth of re-exports of re-exports.
 const MAX_DEPTH: usize = 12;
 
 pub struct Package<'a> {
     pub name: &'a str,
-    /// By module path; those of binaries (`main.rs`) are among them, and no module path leads to them.
+    /// By module path. Includes files of binaries (`main.rs`), which no module path leads to.
     files: BTreeMap<&'a [String], &'a File>,
 }
 
-/// A name that code of one file takes from another; code of tests is left out.
+/// A name that one file imports from another; test code is omitted.
 pub struct Import<'a> {
     pub from: &'a File,
     pub to: &'a File,
@@ -25,13 +25,13 @@ pub struct Import<'a> {
 enum Target<'a> {
     /// An item, or the contents of an inline module, of a file.
     Item(&'a File, String),
-    /// A name that the file does not visibly define, such as one that a macro makes.
+    /// A name that the file does not visibly define, such as one defined by a macro.
     Unknown(&'a File, String),
     Module(&'a File),
     OtherCrate,
 }
 
-/// The crates that files belong to; files of tests belong to none.
+/// The crates of the files; test files belong to none.
 pub fn packages(files: &[File]) -> Vec<Package<'_>> {
     let mut packages: BTreeMap<&str, Package> = BTreeMap::new();
     for file in files {
@@ -55,13 +55,13 @@ impl<'a> Package<'a> {
         self.files.values().copied()
     }
 
-    /// The files of the library, without those of tests.
+    /// The files of the library, without tests.
     pub fn files(&self) -> impl Iterator<Item = &'a File> {
         self.all_files()
             .filter(|file| !self.is_test(file) && file.module != ["main"])
     }
 
-    /// What each file knows of the others.
+    /// All imports between the files.
     pub fn imports(&self) -> Vec<Import<'a>> {
         assert!(
             self.files.contains_key([].as_slice()),
@@ -90,7 +90,7 @@ impl<'a> Package<'a> {
         imports
     }
 
-    /// The first names of all paths of a file that do not lead into its own crate, of tests as well.
+    /// The first name of each path in a file that leads outside its crate, including test code.
     pub fn names_outside(&self, file: &'a File) -> BTreeSet<&'a str> {
         let uses = file
             .uses
@@ -133,7 +133,7 @@ impl<'a> Package<'a> {
         }
     }
 
-    /// A path of code from the crate's root, if it has several parts and leads into the crate.
+    /// A path in code, relative to the crate's root, if it has several parts and leads into the crate.
     fn path_from_root(
         &self,
         file: &File,
@@ -149,7 +149,7 @@ impl<'a> Package<'a> {
         })
     }
 
-    /// The path of a `use` from the crate's root, if it leads into the crate.
+    /// The path of a `use`, relative to the crate's root, if it leads into the crate.
     fn use_from_root(&self, file: &File, import: &Use) -> Option<Vec<String>> {
         let (path, scope) = (&import.path, &import.place.scope);
         self.absolute(file, path, scope)
@@ -161,7 +161,7 @@ impl<'a> Package<'a> {
             })
     }
 
-    /// A path that begins with `crate`, `self` or `super`, from the crate's root.
+    /// A path that begins with `crate`, `self` or `super`, relative to the crate's root.
     fn absolute(&self, file: &File, path: &[String], scope: &[String]) -> Option<Vec<String>> {
         let (head, mut rest) = path.split_first()?;
         let mut base = joined(&file.module, scope);
@@ -178,14 +178,14 @@ impl<'a> Package<'a> {
         Some(joined(&base, rest))
     }
 
-    /// A path that begins with the name of a child module, from the crate's root.
+    /// A path that begins with the name of a child module, relative to the crate's root.
     fn child(&self, file: &File, path: &[String]) -> Option<Vec<String>> {
         let whole = joined(&file.module, path);
         let child = whole.get(..=file.module.len())?;
         self.files.contains_key(child).then_some(whole)
     }
 
-    /// What a name means inside a file, from the crate's root.
+    /// The path of a name used in a file, relative to the crate's root.
     fn in_scope(&self, file: &File, scope: &[String], name: &String) -> Option<Vec<String>> {
         for import in &file.uses {
             if import.name.as_ref() == Some(name) && scope.starts_with(&import.place.scope) {
@@ -226,7 +226,7 @@ impl<'a> Package<'a> {
             .unwrap_or_else(|| Target::Unknown(file, name.clone()))
     }
 
-    /// Where a name leads that a file does not define, but imports.
+    /// The target of a name that a file imports without defining it.
     fn reexported(
         &self,
         file: &'a File,

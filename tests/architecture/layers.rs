@@ -1,7 +1,7 @@
-//! Inside a crate every module has its layer, and imports from its own layer and those below it only.
+//! Every module of a crate has a layer, and imports only from its own layer and those below it.
 
-/// For each crate its modules in layers, the lowest first. A name stands for a file or a folder below the crate's
-/// `src/`, with all that is in it; `folder/name` gives a part of a folder a layer of its own. `lib.rs` is above all.
+/// For each crate its modules in layers, the lowest first. A name is a file or a folder below the crate's `src/`, with
+/// all its content; `folder/name` gives a part of a folder its own layer. `lib.rs` is above all.
 const LAYERS: &[(&str, &[&[&str]])] = &[
     (
         "base",
@@ -208,7 +208,7 @@ use crate::sources::{FILES, planted};
 
 type Layers<'a> = &'a [&'a [&'a str]];
 
-/// The name in the table that a file belongs to, and its layer; `lib.rs` needs no name.
+/// The table entry that a file belongs to, and its layer; `lib.rs` needs no entry.
 fn layer_of<'a>(file: &File, layers: Layers<'a>) -> Option<(&'a str, usize)> {
     let named = (0..=file.module.len()).rev().find_map(|length| {
         let path = file.module[..length].join("/");
@@ -221,7 +221,7 @@ fn layer_of<'a>(file: &File, layers: Layers<'a>) -> Option<(&'a str, usize)> {
     named.or_else(|| file.module.is_empty().then_some(("lib.rs", layers.len())))
 }
 
-/// Names that stand twice in a crate's table, or lead to no module, and files without a name.
+/// Names that are twice in a crate's table, names without a module, and files without an entry.
 fn misnamed(package: &Package, layers: Layers) -> Vec<String> {
     let mut faults = Vec::new();
     let mut seen = BTreeSet::new();
@@ -245,7 +245,7 @@ fn misnamed(package: &Package, layers: Layers) -> Vec<String> {
     faults
 }
 
-/// Imports from a higher layer, and the number of imports between modules that have their own names in the table.
+/// Imports from a higher layer, and the number of imports between different entries of the table.
 fn upward(package: &Package, layers: Layers) -> (BTreeSet<String>, usize) {
     let mut faults = BTreeSet::new();
     let mut seen = 0;

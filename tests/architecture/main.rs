@@ -1,5 +1,5 @@
-//! The structure of the sources: no import circles, layers and crates import downward only, heavy crates are known in
-//! one place, files are opened in one place, files and functions stay short, and links between pages lead somewhere.
+//! The structure of the sources: no import circles, layers and crates import downward only, heavy crates are named in
+//! one place, files are opened in one place, files and functions stay short, and links between pages are valid.
 
 mod circles;
 mod crate_order;
@@ -12,3 +12,4 @@ mod parsed;
 mod sizes;
 mod sources;
 mod threads;
+mod words;

@@ -1,9 +1,9 @@
-//! Files that others may have put there are opened in one place: no FIFO is waited for, no file fills the memory.
+//! Files from users are opened in one place, so that no FIFO blocks and no file fills the memory.
 
 use crate::sources::{SOURCES, Sources, place_in_crate};
 
-/// Ways to open files that may be there already, and to read them without a limit.
-const WAYS: [&str; 9] = [
+/// Calls that open existing files or read them without a limit.
+const CALLS: [&str; 9] = [
     "fs::read(",
     "fs::read_to_string(",
     "File::open(",
@@ -15,36 +15,33 @@ const WAYS: [&str; 9] = [
     "File::create(",
 ];
 
-/// Files of the system, where their names stand with the call.
-const OF_THE_SYSTEM: [&str; 2] = ["/proc/", "/etc/"];
+/// Prefixes of system files that are allowed as literals in such a call.
+const SYSTEM_FILES: [&str; 2] = ["/proc/", "/etc/"];
 
-/// Who opens files in another way, and why.
-const PLACES: [(&str, &str); 5] = [
-    ("crates/base/src/regular_file.rs", "the one place"),
+/// Files that may use these calls, and why.
+const ALLOWED: [(&str, &str); 5] = [
+    ("crates/base/src/regular_file.rs", "the one allowed place"),
     ("crates/base/src/atomic_file.rs", "folders, to sync them"),
     ("crates/base/src/limits/", "files of /proc and /sys"),
     ("crates/base/src/process/id.rs", "files of /proc"),
-    (
-        "src/doctor/gpu.rs",
-        "devices, to see whether they can be opened",
-    ),
+    ("src/doctor/gpu.rs", "devices, to check access"),
 ];
 
-/// Where files are opened in another way, and places of the list that open none.
+/// Files that use these calls without being listed, and listed files that do not use them.
 fn faults(sources: &Sources, places: &[(&str, &str)]) -> Vec<String> {
     let mut faults = Vec::new();
     let mut unseen: Vec<&str> = places.iter().map(|(place, _)| *place).collect();
     for (path, text) in sources {
-        let is_of_tests = path.ends_with("tests.rs") || path.contains("/golden");
+        let is_test = path.ends_with("tests.rs") || path.contains("/golden");
         let code = text.split("#[cfg(test)]\nmod tests {").next();
-        let Some(code) = code.filter(|_| place_in_crate(path).is_some() && !is_of_tests) else {
+        let Some(code) = code.filter(|_| place_in_crate(path).is_some() && !is_test) else {
             continue;
         };
-        for way in WAYS.iter().filter(|way| opens(code, way)) {
+        for call in CALLS.iter().filter(|call| opens(code, call)) {
             match places.iter().find(|(place, _)| path.starts_with(place)) {
                 Some((place, _)) => unseen.retain(|other| other != place),
                 None => faults.push(format!(
-                    "{path}: `{way}`; use ctseg_base::regular_file or ctseg_base::text::file"
+                    "{path}: `{call}`; use ctseg_base::regular_file or ctseg_base::text::file"
                 )),
             }
         }
@@ -57,22 +54,22 @@ fn faults(sources: &Sources, places: &[(&str, &str)]) -> Vec<String> {
     faults
 }
 
-/// Whether the code opens files in this way, other than those of the system.
-fn opens(code: &str, way: &str) -> bool {
-    code.match_indices(way).any(|(at, _)| {
+/// Whether the code opens files with this call, other than system files.
+fn opens(code: &str, call: &str) -> bool {
+    code.match_indices(call).any(|(at, _)| {
         // `TorchFile::open` is another function.
         let is_whole = !code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_');
-        let rest = &code[at + way.len()..];
+        let rest = &code[at + call.len()..];
         let name = rest.trim_start_matches("format!(").strip_prefix('"');
-        let is_of_the_system =
-            name.is_some_and(|name| OF_THE_SYSTEM.iter().any(|place| name.starts_with(place)));
-        is_whole && !is_of_the_system
+        let is_system_file =
+            name.is_some_and(|name| SYSTEM_FILES.iter().any(|place| name.starts_with(place)));
+        is_whole && !is_system_file
     })
 }
 
 #[test]
 fn files_are_opened_in_one_place() {
-    let faults = faults(&SOURCES, &PLACES);
+    let faults = faults(&SOURCES, &ALLOWED);
     assert!(faults.is_empty(), "\n{}", faults.join("\n"));
 }
 

@@ -1,4 +1,4 @@
-//! The command's own file stays thin, and links between pages lead somewhere.
+//! `main.rs` stays thin, and links between pages are valid.
 
 use std::path::PathBuf;
 
@@ -9,14 +9,14 @@ fn main_stays_thin() {
     assert!(SOURCES["src/main.rs"].lines().count() < 60);
 }
 
-/// What follows each `](` of a text, up to the closing bracket.
+/// The targets of the links in a text: what follows each `](`, up to the closing parenthesis.
 fn links(text: &str) -> impl Iterator<Item = &str> {
     text.split("](")
         .skip(1)
         .filter_map(|rest| Some(rest.split_once(')')?.0))
 }
 
-/// A heading as pages name the place that it stands at.
+/// The anchor of a heading.
 fn anchor(heading: &str) -> String {
     let kept = heading.trim_start_matches('#').trim().to_lowercase();
     let kept = kept
@@ -25,7 +25,7 @@ fn anchor(heading: &str) -> String {
     kept.collect::<String>().replace(' ', "-")
 }
 
-/// The guides, and the pages outside their folder.
+/// The guides in `docs/`, and the pages outside it.
 fn pages() -> impl Iterator<Item = PathBuf> {
     let guides = std::fs::read_dir(root().join("docs")).unwrap();
     let guides = guides.map(|entry| entry.unwrap().path());
@@ -38,7 +38,7 @@ fn pages() -> impl Iterator<Item = PathBuf> {
 }
 
 #[test]
-fn links_between_pages_lead_somewhere() {
+fn links_between_pages_are_valid() {
     let mut followed = 0;
     for page in pages() {
         let text = std::fs::read_to_string(&page).unwrap();

@@ -1,4 +1,4 @@
-//! What the checks need of a source file: its items, imports, paths, and the lengths of its functions.
+//! A parsed source file: its items, imports, paths, and the lengths of its functions.
 
 use std::collections::BTreeSet;
 
@@ -13,15 +13,15 @@ pub struct File {
     pub path: String,
     /// In its crate: `a`, `b` for `src/a/b.rs`; empty for `lib.rs`.
     pub module: Vec<String>,
-    /// Names of the items that the file itself defines, without modules.
+    /// Names of the items defined in the file, without modules.
     pub items: BTreeSet<String>,
-    /// Names of the modules that have their code inside the file.
+    /// Names of the modules whose code is in the file.
     pub inline_modules: BTreeSet<String>,
     pub uses: Vec<Use>,
     pub mentions: Vec<Mention>,
-    /// Names of child modules that are there for tests only.
+    /// Names of child modules that are compiled for tests only.
     pub test_modules: BTreeSet<String>,
-    /// The whole file says that it is there for tests only.
+    /// The whole file is compiled for tests only.
     pub test: bool,
     pub functions: Vec<Function>,
 }
@@ -40,7 +40,7 @@ pub struct Mention {
     pub place: Place,
 }
 
-/// Where in its file something stands.
+/// A place in a file.
 #[derive(Clone, Default)]
 pub struct Place {
     /// The inline modules around it.
@@ -107,7 +107,7 @@ fn defined(item: &Item) -> Option<String> {
     Some(name.to_string())
 }
 
-/// The attributes of an item that is of one of these kinds.
+/// The attributes of an item of one of these kinds.
 macro_rules! attributes {
     ($item:expr, $group:ident: $($kind:ident)*) => {
         match $item {
@@ -147,7 +147,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// Reads what `attributes` belong to.
+    /// Reads the code that `attributes` belong to.
     fn below(&mut self, attributes: &[Attribute], read: impl FnOnce(&mut Self)) {
         let before = self.place.test;
         self.place.test |= attributes.iter().any(is_for_tests);
@@ -210,7 +210,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Reads the path whose first name stands at `start`, and returns where it ends.
+    /// Reads the path that begins at token `start`, and returns the index after its end.
     fn scan_path(&mut self, tokens: &[TokenTree], start: usize) -> usize {
         let mut path = vec![tokens[start].to_string()];
         let mut end = start + 1;
@@ -250,7 +250,7 @@ fn is(token: &TokenTree, character: char) -> bool {
     matches!(token, TokenTree::Punct(punct) if punct.as_char() == character)
 }
 
-/// Whether a name after these tokens is no field, no method and no later part of a path.
+/// Whether a name after these tokens begins a path: it is not a field, a method or a later part of a path.
 fn begins_path(before: &[TokenTree]) -> bool {
     match before {
         [.., first, second] if is(second, '.') => is(first, '.'),

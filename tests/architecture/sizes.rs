@@ -1,4 +1,4 @@
-//! Folders, files and functions stay short enough to be read at once.
+//! Folders, files and functions stay short.
 
 use std::collections::BTreeMap;
 
@@ -9,10 +9,10 @@ const MAX_FILES_IN_FOLDER: usize = 25;
 const MAX_LINES_OF_FILE: usize = 400;
 const MAX_LINES_OF_FUNCTION: usize = 60;
 
-/// A file that has to be longer says why in its head comment, in a sentence that begins so.
+/// A longer file gives the reason in its head comment, in a sentence that begins with this.
 const REASON: &str = "Over 400 lines:";
 
-/// Folders of a crate with too many source files directly in them, and the number of folders seen.
+/// Folders of crates with too many source files directly in them, and the number of folders seen.
 fn crowded_folders<'a>(paths: impl Iterator<Item = &'a str>) -> (Vec<String>, usize) {
     let mut folders: BTreeMap<&str, usize> = BTreeMap::new();
     for path in paths.filter(|path| place_in_crate(path).is_some()) {
@@ -26,7 +26,7 @@ fn crowded_folders<'a>(paths: impl Iterator<Item = &'a str>) -> (Vec<String>, us
     (crowded.collect(), folders.len())
 }
 
-/// Files with too many lines that do not say why.
+/// Files with too many lines and no reason.
 fn long_files(sources: &Sources) -> Vec<String> {
     sources
         .iter()
@@ -74,7 +74,7 @@ fn folders_hold_few_files() {
 }
 
 #[test]
-fn files_are_short_or_say_why_not() {
+fn files_are_short_or_give_a_reason() {
     let long = long_files(&SOURCES);
     assert!(SOURCES.len() > 400, "only {} files seen", SOURCES.len());
     assert!(long.is_empty(), "\n{}", long.join("\n"));
@@ -114,7 +114,7 @@ fn crowded_folders_are_found() {
 }
 
 #[test]
-fn long_files_are_found_unless_they_say_why() {
+fn long_files_without_a_reason_are_found() {
     let file =
         |head: &str, lines: usize| head.to_owned() + &"\n".repeat(lines - head.lines().count());
     let faults = |text: String| long_files(&Sources::from([("src/a.rs".to_owned(), text)])).len();
@@ -139,7 +139,7 @@ fn long_files_are_found_unless_they_say_why() {
 
 #[test]
 fn long_functions_are_found() {
-    // Without the lines of its attributes, but with those of its arguments.
+    // Lines of attributes do not count; those of arguments do.
     let function = |lines: usize| {
         format!(
             "#[inline]\n#[must_use]\npub fn f(\n) {{{}}}\n",

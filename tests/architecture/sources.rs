@@ -1,4 +1,4 @@
-//! The texts that the checks read.
+//! The source files that the checks read.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,7 +9,7 @@ use crate::parsed::File;
 /// Texts by their path in the repository, such as `src/main.rs`.
 pub type Sources = BTreeMap<String, String>;
 
-/// Every Rust file of the command, the libraries and the tests.
+/// All Rust files of the command, the libraries and the tests.
 pub static SOURCES: LazyLock<Sources> = LazyLock::new(|| {
     let mut sources = Sources::new();
     for folder in ["src", "crates", "tests"] {
@@ -18,7 +18,7 @@ pub static SOURCES: LazyLock<Sources> = LazyLock::new(|| {
     sources
 });
 
-/// The same, parsed once for all checks.
+/// The same files, parsed once for all checks.
 pub static FILES: LazyLock<Vec<File>> = LazyLock::new(|| parse(&SOURCES));
 
 pub fn parse(sources: &Sources) -> Vec<File> {
@@ -57,7 +57,7 @@ pub fn place_in_crate(path: &str) -> Option<(&str, &str)> {
     Some((name, rest.strip_prefix("src/")?))
 }
 
-/// Planted files, parsed.
+/// Made-up files, parsed.
 pub fn planted(files: &[(&str, &str)]) -> Vec<File> {
     let texts = files
         .iter()

@@ -1,4 +1,4 @@
-//! Batches of small volumes, and what they leave on disk.
+//! Batches of small volumes, and their files on disk.
 
 #![allow(dead_code)] // each test file uses its own part
 
@@ -48,7 +48,7 @@ pub fn batch(folder: &Path, count: usize) {
     random_model(&folder.join("model"), &[]);
 }
 
-/// Files below `folder` whose names end so.
+/// Names of the files in `folder` that end with `ending`.
 pub fn files(folder: &Path, ending: &str) -> BTreeSet<String> {
     let Ok(entries) = folder.read_dir() else {
         return BTreeSet::new();
@@ -59,14 +59,14 @@ pub fn files(folder: &Path, ending: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// How many temporary files lie in `folder`.
-pub fn leftovers(folder: &Path) -> usize {
+/// The number of temporary files in `folder`.
+pub fn temp_files(folder: &Path) -> usize {
     let entries = folder.read_dir().unwrap();
     let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
     names.filter(|name| name.starts_with(".ctseg-")).count()
 }
 
-/// Sidecars of finished cases by name, to the byte: one that was made anew has other seconds.
+/// Sidecars of finished cases by name, as bytes: a repeated case has other `seconds`.
 pub fn sidecars(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let names = files(folder, ".json").into_iter();
     let cases = names.filter(|name| name.starts_with("case_"));
@@ -76,8 +76,8 @@ pub fn sidecars(folder: &Path) -> BTreeMap<String, Vec<u8>> {
         .collect()
 }
 
-/// A sidecar without what differs from run to run.
-pub fn timeless(bytes: &[u8]) -> Value {
+/// A sidecar without fields that differ between runs.
+pub fn without_times(bytes: &[u8]) -> Value {
     let mut sidecar: Value = serde_json::from_slice(bytes).unwrap();
     for name in ["seconds", "peak_memory_mb"] {
         sidecar.as_object_mut().unwrap().remove(name).unwrap();
@@ -90,7 +90,7 @@ pub fn timeless(bytes: &[u8]) -> Value {
     sidecar
 }
 
-/// The same label maps, to the byte, and sidecars but for times.
+/// Fails unless label maps are identical to the byte, and sidecars except for times.
 pub fn assert_same_results(one: &Path, other: &Path) {
     let maps = files(one, ".nii.gz");
     assert_eq!(maps, files(other, ".nii.gz"));
@@ -105,19 +105,19 @@ pub fn assert_same_results(one: &Path, other: &Path) {
         other.keys().collect::<Vec<_>>()
     );
     for (name, bytes) in &one {
-        assert_eq!(timeless(bytes), timeless(&other[name]), "{name}");
+        assert_eq!(without_times(bytes), without_times(&other[name]), "{name}");
     }
 }
 
-/// The sidecars of `before` are still the same, to the byte.
+/// Fails unless the sidecars of `before` are unchanged, to the byte.
 pub fn assert_kept(before: &BTreeMap<String, Vec<u8>>, folder: &Path) {
     let after = sidecars(folder);
     for (name, bytes) in before {
-        assert_eq!(after.get(name), Some(bytes), "{name} was made again");
+        assert_eq!(after.get(name), Some(bytes), "{name} was predicted again");
     }
 }
 
-/// Waits until `enough` or until the process has ended.
+/// Waits until `enough` or until the process ends.
 pub fn wait_until(child: &mut Child, enough: impl Fn() -> bool) {
     while !enough() && child.try_wait().unwrap().is_none() {
         std::thread::sleep(Duration::from_millis(2));

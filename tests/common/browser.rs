@@ -1,4 +1,4 @@
-//! A headless Chromium driven through the DevTools protocol, over pipes: no port, no WebSocket, no network.
+//! A headless Chromium, driven by the DevTools protocol over pipes: no port, no WebSocket, no network.
 //! <https://chromedevtools.github.io/devtools-protocol/>
 
 use std::collections::VecDeque;
@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-/// A loaded machine takes long to start a browser.
-const PATIENCE: Duration = Duration::from_secs(90);
+/// Starting a browser is slow on a busy machine.
+const TIMEOUT: Duration = Duration::from_secs(90);
 
 const NAMES: [&str; 4] = [
     "chromium",
@@ -20,7 +20,7 @@ const NAMES: [&str; 4] = [
     "google-chrome-stable",
 ];
 
-/// `CTSEG_TEST_CHROMIUM`, or the first of the usual names in `PATH`; none where there is none.
+/// `CTSEG_TEST_CHROMIUM`, or the first of the usual names in `PATH`; `None` if not installed.
 pub fn chromium() -> Option<PathBuf> {
     if let Some(named) = std::env::var_os("CTSEG_TEST_CHROMIUM").filter(|path| !path.is_empty()) {
         return Some(named.into());
@@ -33,7 +33,7 @@ pub fn chromium() -> Option<PathBuf> {
     files.into_iter().find(|file| file.is_file())
 }
 
-/// One page in a browser of its own.
+/// A page in its own browser process.
 pub struct Page {
     browser: Child,
     to: Option<ChildStdin>,
@@ -48,7 +48,7 @@ impl Page {
     /// Starts the browser with an empty page of `width` CSS pixels.
     pub fn open(chromium: &Path, width: u32) -> Self {
         let profile = tempfile::tempdir().unwrap();
-        // Chromium reads commands from descriptor 3 and writes to 4, each message ended by a zero.
+        // Chromium reads commands from descriptor 3 and writes to 4, each message terminated by a zero byte.
         let mut browser = Command::new("sh")
             .arg("-c")
             .arg("exec \"$0\" \"$@\" 3<&0 4>&1 </dev/null >/dev/null")
@@ -116,7 +116,7 @@ impl Page {
         let to = self.to.as_mut().unwrap();
         to.write_all(format!("{message}\0").as_bytes()).unwrap();
         to.flush().unwrap();
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + TIMEOUT;
         loop {
             let left = until.saturating_duration_since(Instant::now());
             let answer = self
@@ -141,11 +141,11 @@ impl Page {
     pub fn load(&mut self, file: &Path) {
         let url = format!("file://{}", file.display());
         self.call("Page.navigate", json!({"url": url}));
-        self.until("document.readyState === 'complete' && location.protocol === 'file:'");
+        self.wait_until("document.readyState === 'complete' && location.protocol === 'file:'");
     }
 
-    /// What an expression gives; promises are waited for.
-    pub fn value(&mut self, expression: &str) -> Value {
+    /// The value of an expression; promises are awaited.
+    pub fn evaluate(&mut self, expression: &str) -> Value {
         let question =
             json!({"expression": expression, "awaitPromise": true, "returnByValue": true});
         let answer = self.call("Runtime.evaluate", question);
@@ -157,16 +157,16 @@ impl Page {
     }
 
     /// Waits until an expression is true.
-    pub fn until(&mut self, expression: &str) {
-        let until = Instant::now() + PATIENCE;
-        while self.value(expression) != true {
-            assert!(Instant::now() < until, "never: {expression}");
+    pub fn wait_until(&mut self, expression: &str) {
+        let until = Instant::now() + TIMEOUT;
+        while self.evaluate(expression) != true {
+            assert!(Instant::now() < until, "timed out: {expression}");
             std::thread::sleep(Duration::from_millis(30));
         }
     }
 
     /// Presses and releases a key, such as `ArrowUp` or `w`.
-    pub fn key(&mut self, key: &str) {
+    pub fn press(&mut self, key: &str) {
         let mut event = json!({"type": "keyDown", "key": key});
         if key.len() == 1 {
             event["text"] = json!(key);
@@ -176,7 +176,7 @@ impl Page {
         self.call("Input.dispatchKeyEvent", released);
     }
 
-    /// Turns the wheel in the middle of an element, down for positive values.
+    /// Turns the wheel over the middle of an element; positive values scroll down.
     pub fn wheel(&mut self, selector: &str, down: i32) {
         let [x, y] = self.middle(selector);
         let event = json!({"type": "mouseWheel", "x": x, "y": y, "deltaX": 0, "deltaY": down});
@@ -193,7 +193,7 @@ impl Page {
     }
 
     fn middle(&mut self, selector: &str) -> [f64; 2] {
-        let place = self.value(&format!(
+        let place = self.evaluate(&format!(
             "(() => {{ const e = document.querySelector({}); \
              e.scrollIntoView({{block: 'center', behavior: 'instant'}}); \
              const b = e.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2]; }})()",
@@ -212,9 +212,9 @@ impl Page {
         std::fs::write(file, engine.decode(text).unwrap()).unwrap();
     }
 
-    /// What went wrong so far: exceptions, messages of errors and warnings.
-    pub fn complaints(&mut self) -> Vec<String> {
-        self.value("1"); // what was said before this is here now
+    /// Exceptions, errors and warnings so far.
+    pub fn problems(&mut self) -> Vec<String> {
+        self.evaluate("1"); // earlier events have arrived after this call
         let is_bad = |event: &&Value| match event["method"].as_str() {
             Some("Runtime.exceptionThrown") => true,
             Some("Runtime.consoleAPICalled") => {
@@ -227,9 +227,9 @@ impl Page {
         bad.map(Value::to_string).collect()
     }
 
-    /// Everything that the page asked for, by address.
+    /// The addresses of all requests of the page.
     pub fn requests(&mut self) -> Vec<String> {
-        self.value("1");
+        self.evaluate("1");
         let asked = self.events.iter().filter(|event| {
             let method = event["method"].as_str().unwrap_or_default();
             method == "Network.requestWillBeSent" || method == "Network.webSocketCreated"
@@ -245,7 +245,7 @@ impl Page {
 
 impl Drop for Page {
     fn drop(&mut self) {
-        // The end of the pipe ends the browser with all its processes.
+        // Closing the pipe ends the browser and all its processes.
         drop(self.to.take());
         let until = Instant::now() + Duration::from_secs(10);
         while Instant::now() < until {

@@ -1,4 +1,4 @@
-//! A server that answers as MLflow does, with the requests that it got.
+//! A fake MLflow server that records its requests.
 
 use std::time::Duration;
 
@@ -9,16 +9,16 @@ use wiremock::{Mock, MockServer, Request, ResponseTemplate};
 
 use super::mlflow::server;
 
-pub type Special = dyn Fn(&Request) -> Option<ResponseTemplate> + Send + Sync;
+pub type Override = dyn Fn(&Request) -> Option<ResponseTemplate> + Send + Sync;
 
-/// Answers as MLflow does, unless something special is wanted.
+/// Answers like MLflow, unless the override returns an answer.
 pub struct Fake {
     mock: MockServer,
     _runtime: tokio::runtime::Runtime,
 }
 
 impl Fake {
-    pub fn start(special: Box<Special>) -> Self {
+    pub fn start(overrides: Box<Override>) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -27,8 +27,9 @@ impl Fake {
         let mock = runtime.block_on(async {
             let mock = MockServer::start().await;
             let uri = mock.uri();
-            let answer =
-                move |request: &Request| special(request).unwrap_or_else(|| usual(&uri, request));
+            let answer = move |request: &Request| {
+                overrides(request).unwrap_or_else(|| default_answer(&uri, request))
+            };
             Mock::given(any()).respond_with(answer).mount(&mock).await;
             mock
         });
@@ -54,7 +55,7 @@ impl Fake {
         self._runtime.block_on(requests).unwrap()
     }
 
-    /// How often something was asked for.
+    /// The number of requests whose path ends with `path_end`.
     pub fn count(&self, path_end: &str) -> usize {
         let requests = self.requests();
         let asked = requests.iter().filter(|r| r.url.path().ends_with(path_end));
@@ -62,7 +63,7 @@ impl Fake {
     }
 }
 
-fn usual(uri: &str, request: &Request) -> ResponseTemplate {
+fn default_answer(uri: &str, request: &Request) -> ResponseTemplate {
     let path = request.url.path();
     let answer = match path.rsplit('/').next().unwrap_or_default() {
         "get-by-name" => json!({"experiment": {"experiment_id": "1", "lifecycle_stage": "active"}}),
@@ -83,8 +84,8 @@ fn usual(uri: &str, request: &Request) -> ResponseTemplate {
     ResponseTemplate::new(200).set_body_json(answer)
 }
 
-/// Answers as MLflow does where the files of runs are kept at `uri`.
-pub fn with_artifacts_at(uri: String) -> Box<Special> {
+/// Runs keep their artifacts at `uri`.
+pub fn with_artifacts_at(uri: String) -> Box<Override> {
     Box::new(move |request| {
         let mut run = a_run();
         run["info"]["artifact_uri"] = json!(uri);

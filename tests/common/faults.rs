@@ -1,19 +1,20 @@
-//! Faults of the disk: the shim of scripts/reliability, which lets a chosen write, rename or sync of a process fail.
+//! Disk faults: the shim of scripts/reliability makes a chosen write, rename or sync of a process fail.
 
 #![allow(dead_code)] // each test file uses its own part
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-/// What is to go wrong: `write`, `rename` or `sync`; `N`, or `N+` from then on; what happens, see the shim's README.
+/// The call (`write`, `rename` or `sync`), its number (`N`, or `N+` for all from then on) and the action (see the
+/// shim's README).
 pub type Fault<'a> = (&'a str, &'a str, &'a str);
 
-/// The compiled shim, in a folder of its own.
+/// The compiled shim, in its own folder.
 pub struct Shim(tempfile::TempDir);
 
 impl Shim {
-    /// None, with a line, where there is no C compiler or the system lets no program watch its own calls.
-    pub fn built() -> Option<Self> {
+    /// `None`, with a printed line, without a C compiler or if the system does not support the shim.
+    pub fn build() -> Option<Self> {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/reliability/fault_shim.c");
         let shim = Self(tempfile::tempdir().unwrap());
         let compiler = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
@@ -22,16 +23,16 @@ impl Shim {
         match command.arg(shim.library()).arg(source).output() {
             Ok(output) => assert!(output.status.success(), "{}", super::stderr(&output)),
             Err(error) => {
-                println!("left out: no C compiler (CC): {error}");
+                println!("skipped: no C compiler (CC): {error}");
                 return None;
             }
         }
         let mut nothing = Command::new("true");
-        let (output, _) = shim.on(&mut nothing, shim.0.path(), None);
+        let (output, _) = shim.run(&mut nothing, shim.0.path(), None);
         match output.status.code() {
             Some(0) => Some(shim),
             Some(97) => {
-                println!("left out: {}", super::stderr(&output));
+                println!("skipped: {}", super::stderr(&output));
                 None
             }
             _ => panic!("{}: {}", output.status, super::stderr(&output)),
@@ -42,8 +43,8 @@ impl Shim {
         self.0.path().join("shim.so")
     }
 
-    /// Runs `command` to its end with the fault, if any, in files below `folder`; what it came to and what was recorded.
-    pub fn on(
+    /// Runs `command` with the fault, if any, in files below `folder`; returns its output and the record.
+    pub fn run(
         &self,
         command: &mut Command,
         folder: &Path,
@@ -68,7 +69,7 @@ impl Shim {
     }
 }
 
-/// The lines of a record, each in its fields.
+/// The lines of a record, split into fields.
 #[derive(Debug)]
 pub struct Record(Vec<Vec<String>>);
 
@@ -77,19 +78,18 @@ impl Record {
         self.0.iter().filter(move |line| line[0] == what)
     }
 
-    /// How many calls of a kind there were.
+    /// The number of calls of a kind.
     pub fn count(&self, op: &str) -> usize {
         self.of(op).count()
     }
 
-    /// The number of the last call of a kind on a path that ends so.
+    /// The number of the last call of a kind on a path that ends with `ending`.
     pub fn number(&self, op: &str, ending: &str) -> String {
         let found = self.of(op).filter(|line| line[2].ends_with(ending)).last();
         found.unwrap_or_else(|| panic!("no {op} of {ending}: {self:?}"))[1].clone()
     }
 
-    /// Files that were renamed before they were synced, and folders out of which something was removed before a new name
-    /// in them was.
+    /// Files renamed before they were synced, and folders where something was removed before a new name was synced.
     pub fn unsynced(&self) -> Vec<String> {
         self.of("unsynced")
             .map(|line| line[1..].join(" "))

@@ -1,4 +1,4 @@
-//! Learners with little in them, for every engine of the build.
+//! Small learners for every engine of the build.
 
 #![allow(dead_code)] // each test file uses its own part
 

@@ -1,4 +1,4 @@
-//! Models whose answer is known: networks with set weights that tell structures by their HU.
+//! Models with a known result: networks whose weights label each structure by its HU.
 
 use std::path::Path;
 
@@ -13,10 +13,10 @@ use ctseg_image::space::{Grid, LabelMap, Volume, VoxelBox};
 
 use super::small_recipe;
 
-/// A structure's label, name and HU; what is nearest to 0 HU, and all below, is background.
+/// A structure's label, name and HU; voxels nearest to 0 HU or below are background.
 pub type Level = (u16, &'static str, f64);
 
-/// Publishes a model on a grid of `spacing_mm` that marks each voxel as the level that is nearest to its HU.
+/// Publishes a model on a grid of `spacing_mm` that assigns each voxel the level nearest to its HU.
 pub fn publish_levels(model: &Path, levels: &[Level], spacing_mm: f64) {
     let spacing = format!("spacing_mm=[{spacing_mm:.1}, {spacing_mm:.1}, {spacing_mm:.1}]");
     let recipe = small_recipe(
@@ -41,7 +41,7 @@ pub fn publish_levels(model: &Path, levels: &[Level], spacing_mm: f64) {
         .init(recipe.channels(), levels.len(), &device)
         .unwrap();
     let mut weights = network_tensors(&network).unwrap();
-    set(&mut weights, levels);
+    set_weights(&mut weights, levels);
     let manifest = StageManifest {
         dataset: "levels".to_owned(),
         data_fingerprint: String::new(),
@@ -75,8 +75,8 @@ pub fn publish_levels(model: &Path, levels: &[Level], spacing_mm: f64) {
 }
 
 /// The first channel passes through unchanged from the input to the head, where the logit of a level c is
-/// 200 (2 c x − c²): it is largest for the level that is nearest to x, and that of 0 is the background's 0.
-fn set(weights: &mut NamedTensors, levels: &[Level]) {
+/// 200 (2 c x − c²): largest for the level nearest to x; level 0 is the background's 0.
+fn set_weights(weights: &mut NamedTensors, levels: &[Level]) {
     for (name, tensor) in weights.iter_mut() {
         let is_convolution = name.ends_with("conv.weight");
         if is_convolution || name.starts_with("up") {
@@ -99,7 +99,7 @@ fn set(weights: &mut NamedTensors, levels: &[Level]) {
     }
 }
 
-/// Air with boxes of some HU in it, in voxels of `grid`.
+/// Air with boxes of the given HU, in voxels of `grid`.
 pub fn boxes_in(grid: Grid, boxes: &[(VoxelBox, f32)]) -> Volume {
     let [z, y, x] = grid.shape_zyx();
     let mut data = ndarray::Array3::from_elem((z, y, x), -1000.0);
@@ -110,12 +110,12 @@ pub fn boxes_in(grid: Grid, boxes: &[(VoxelBox, f32)]) -> Volume {
     Volume { grid, data }
 }
 
-/// Saves a volume as 16-bit numbers.
+/// Saves a volume as 16-bit integers.
 pub fn save(path: &Path, volume: &Volume) {
     write_volume(path, volume, VoxelType::I16).unwrap();
 }
 
-/// What stands in a volume's place for each HU; 0 for all others.
+/// The label map of a volume: a label for each listed HU; 0 for all others.
 pub fn labelled(volume: &Volume, labels: &[(f32, u16)]) -> LabelMap {
     let label = |hu: &f32| {
         labels
@@ -129,7 +129,7 @@ pub fn labelled(volume: &Volume, labels: &[(f32, u16)]) -> LabelMap {
     }
 }
 
-/// A manifest without hashes; `structures` by label value, `parts` with what their labels become.
+/// A manifest without hashes: `structures` by label value, `parts` with their labels and the target labels.
 pub fn manifest(
     structures: &[(u16, &str)],
     parts: &[(&str, &[(u16, u16)])],
@@ -157,7 +157,7 @@ pub fn manifest(
     }
 }
 
-/// A rough model in `rough`, whose structures stand for those of the same names unless `stands_for` says others.
+/// A rough model in `rough`. Its structures stand for those of the same names unless `stands_for` names others.
 pub fn rough(
     when: ctseg_core::model::multi_part::When,
     margin_mm: f64,

@@ -1,4 +1,4 @@
-//! An MLflow server to test with, and its own client's word on what it holds.
+//! A real MLflow test server, and its content as read by MLflow's own client.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -14,10 +14,10 @@ use ctseg_http::{Body, Client, Method, Request, Url};
 use ctseg_tracking::mlflow::settings::Server;
 use serde_json::Value;
 
-/// The administrator of a server with logins.
+/// The administrator's password on a server with logins.
 pub const PASSWORD: &str = "a-l0ng&secret/password";
 
-/// Ends when it is dropped, and also when this process is killed.
+/// Ends when dropped, and when this process is killed.
 pub struct TestServer {
     python: String,
     folder: tempfile::TempDir,
@@ -27,10 +27,10 @@ pub struct TestServer {
 }
 
 impl TestServer {
-    /// None where `CTSEG_TEST_MLFLOW` names no Python with MLflow.
+    /// `None` if `CTSEG_TEST_MLFLOW` is not set to a Python with MLflow.
     pub fn start(app: Option<&'static str>) -> Option<Self> {
         let Ok(python) = std::env::var("CTSEG_TEST_MLFLOW") else {
-            println!("left out: CTSEG_TEST_MLFLOW names no Python with MLflow");
+            println!("skipped: CTSEG_TEST_MLFLOW is not set to a Python with MLflow");
             return None;
         };
         let mut server = Self {
@@ -44,7 +44,7 @@ impl TestServer {
         Some(server)
     }
 
-    /// At the same address, with everything that it held.
+    /// Starts it again at the same address with the same content.
     pub fn restart(&mut self) {
         let mut command = Command::new(&self.python);
         command
@@ -56,10 +56,10 @@ impl TestServer {
             .stdin(Stdio::piped());
         self.child = Some(command.spawn().unwrap());
         let ready = self.folder.path().join("ready");
-        let begun = Instant::now();
+        let started = Instant::now();
         while !ready.exists() {
             assert!(
-                begun.elapsed() < Duration::from_secs(180),
+                started.elapsed() < Duration::from_secs(180),
                 "no MLflow server: {}",
                 std::fs::read_to_string(self.folder.path().join("server.log")).unwrap_or_default()
             );
@@ -75,18 +75,18 @@ impl TestServer {
         let _ = std::fs::remove_file(self.folder.path().join("ready"));
     }
 
-    /// One with logins speaks TLS.
+    /// A server with logins uses TLS.
     pub fn uri(&self) -> String {
         let scheme = if self.app.is_some() { "https" } else { "http" };
         format!("{scheme}://127.0.0.1:{}", self.port)
     }
 
-    /// The certificate of who vouches for it.
+    /// The CA certificate of the server.
     pub fn authority(&self) -> PathBuf {
         self.folder.path().join("ca.pem")
     }
 
-    /// Asks it for something by its REST API.
+    /// Sends a request to its REST API.
     pub fn post(&self, path: &str, body: &Value) {
         let home = Url::parse(&self.uri()).unwrap();
         let url = home.join(&format!("api/2.0/mlflow/{path}")).unwrap();
@@ -97,7 +97,7 @@ impl TestServer {
         assert!(client.send(request).is_ok(), "{path} {body}");
     }
 
-    /// What MLflow's own client finds; see the script.
+    /// The content as MLflow's own client reads it; see the script.
     pub fn content(&self) -> Value {
         let mut command = Command::new(&self.python);
         command
@@ -135,7 +135,7 @@ pub fn free_port() -> u16 {
     listener.local_addr().unwrap().port()
 }
 
-/// The server at `uri` as the library names servers.
+/// Settings for the server at `uri`.
 pub fn server(uri: &str) -> Server {
     Server {
         uri: uri.to_owned(),
@@ -148,35 +148,35 @@ pub fn server(uri: &str) -> Server {
     }
 }
 
-/// Keeps what is said and warned.
+/// Records messages and warnings.
 #[derive(Default)]
-pub struct Heard {
-    pub said: Mutex<Vec<String>>,
-    pub warned: Mutex<Vec<String>>,
+pub struct CapturedLog {
+    pub infos: Mutex<Vec<String>>,
+    pub warnings: Mutex<Vec<String>>,
 }
 
-impl Heard {
+impl CapturedLog {
     pub fn new() -> (Arc<Self>, Arc<dyn Observer>) {
-        let heard = Arc::new(Self::default());
-        (Arc::clone(&heard), heard)
+        let log = Arc::new(Self::default());
+        (Arc::clone(&log), log)
     }
 
     pub fn warnings(&self) -> Vec<String> {
-        self.warned.lock().unwrap().clone()
+        self.warnings.lock().unwrap().clone()
     }
 
-    pub fn sayings(&self) -> Vec<String> {
-        self.said.lock().unwrap().clone()
+    pub fn infos(&self) -> Vec<String> {
+        self.infos.lock().unwrap().clone()
     }
 }
 
-impl Observer for Heard {
+impl Observer for CapturedLog {
     fn info(&self, line: &str) {
-        self.said.lock().unwrap().push(line.to_owned());
+        self.infos.lock().unwrap().push(line.to_owned());
     }
 
     fn warn(&self, line: &str) {
-        self.warned.lock().unwrap().push(line.to_owned());
+        self.warnings.lock().unwrap().push(line.to_owned());
     }
 
     fn task(&self, _: &str, _: u64, _: &'static str) -> Box<dyn Task> {
@@ -184,11 +184,11 @@ impl Observer for Heard {
     }
 }
 
-/// Waits until `what` is so.
-pub fn wait_for(what: &str, so: impl Fn() -> bool) {
-    let begun = Instant::now();
-    while !so() {
-        assert!(begun.elapsed() < Duration::from_secs(120), "{what}");
+/// Waits until `condition()`; panics with `what` after a timeout.
+pub fn wait_for(what: &str, condition: impl Fn() -> bool) {
+    let started = Instant::now();
+    while !condition() {
+        assert!(started.elapsed() < Duration::from_secs(120), "{what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }

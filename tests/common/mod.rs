@@ -1,4 +1,4 @@
-//! What several integration tests share: small phantoms on disk, models with random weights, the binary.
+//! Shared by the integration tests: small phantoms on disk, models with random weights, the binary.
 
 #![allow(dead_code)] // each test file uses its own part
 
@@ -27,7 +27,7 @@ use ctseg_engine::device::{Compute, DeviceChoice};
 use ctseg_engine::precision::PrecisionChoice;
 use ctseg_engine::weights::network_tensors;
 
-/// The engines that this build has, as `--device` names them.
+/// The engines of this build, as `--device` names them.
 pub fn engines() -> Vec<&'static str> {
     let mut engines = vec!["flex"];
     if cfg!(feature = "libtorch") {
@@ -36,13 +36,13 @@ pub fn engines() -> Vec<&'static str> {
     engines
 }
 
-/// A run of the binary in `folder` with plain output.
+/// A command that runs the binary in `folder` with plain output.
 pub fn ctseg(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ctseg"));
     command
         .current_dir(folder)
         .args(arguments)
-        // Not the settings of whoever runs the tests.
+        // Ignore the settings of the user who runs the tests.
         .env("XDG_CONFIG_HOME", "/no/such/folder")
         .env_remove("RUST_BACKTRACE");
     let ours = |name: &String| {
@@ -56,7 +56,7 @@ pub fn ctseg(folder: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-/// Runs it to its end; panics with what it said unless it exits with `code`.
+/// Runs the binary; panics with its output unless it exits with `code`.
 pub fn run(folder: &Path, arguments: &[&str], code: i32) -> Output {
     let output = ctseg(folder, arguments).output().unwrap();
     assert_eq!(
@@ -73,12 +73,12 @@ pub fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// The engine that `--device auto` takes.
+/// The engine of `--device auto`.
 pub fn compute() -> Compute {
     Compute::open(DeviceChoice::Auto, PrecisionChoice::Auto, 2).unwrap()
 }
 
-/// Phantoms below `folder`; their descriptor.
+/// Writes phantoms below `folder` and returns their descriptor.
 pub fn phantoms(folder: &Path, train: usize, test: usize) -> PathBuf {
     PhantomSet {
         train,
@@ -103,7 +103,7 @@ pub const SMALL: [&str; 10] = [
     "training.augmentation.enabled=false",
 ];
 
-/// A recipe of the binary, made small; `overrides` on top.
+/// A small version of a built-in recipe, with `overrides` on top.
 pub fn small_recipe(stage: &str, overrides: &[&str]) -> Recipe {
     let mut set: Vec<String> = SMALL
         .iter()
@@ -130,7 +130,7 @@ pub fn publish_random(model: &Path, recipe: &Recipe, folds: &[&[&str]]) {
     let structures = two_structures();
     let values: Vec<u16> = structures.iter().map(|s| s.value).collect();
     let outputs = output_maps(recipe, &values).len();
-    // The engine has one generator per process, and `cargo test` runs tests side by side.
+    // The engine has one random generator per process, and `cargo test` runs tests in parallel.
     static SEEDING: Mutex<()> = Mutex::new(());
     let weights = (0..folds.len())
         .map(|fold| {
@@ -184,7 +184,7 @@ pub fn publish_random(model: &Path, recipe: &Recipe, folds: &[&[&str]]) {
     Bundle::publish(model, &structures, TrainedStage { manifest, weights }).unwrap();
 }
 
-/// A two-stage model with random weights at `model`; `stage1` are overrides of its first recipe.
+/// Publishes a two-stage model with random weights at `model`; `stage1` overrides its first recipe.
 pub fn random_model(model: &Path, stage1: &[&str]) {
     publish_random(model, &small_recipe("1", stage1), &[&[]]);
     publish_random(

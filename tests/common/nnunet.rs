@@ -1,4 +1,4 @@
-//! Models and arrays of nnU-Net, and how near ctseg comes to them.
+//! Models and arrays of nnU-Net, and comparisons of ctseg with them.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,14 +9,14 @@ use ctseg_engine::device::{Compute, DeviceChoice};
 use ctseg_engine::precision::PrecisionChoice;
 use ctseg_image::nifti::{read_labels, read_volume};
 
-/// Input and logits of every structure, on the network's grid.
-pub struct Said {
+/// Input, and logits of every structure, on the network's grid.
+pub struct NetworkOutput {
     /// (channel, z, y, x), flattened, and its shape.
     pub input: (Vec<usize>, Vec<f32>),
     pub logits: (Vec<usize>, Vec<f32>),
 }
 
-/// A file of NumPy's with f32, row by row.
+/// A NumPy file of f32 in C order: shape and values.
 pub fn npy(path: &Path) -> (Vec<usize>, Vec<f32>) {
     let bytes = std::fs::read(path).unwrap();
     assert_eq!(&bytes[..8], b"\x93NUMPY\x01\x00", "{}", path.display());
@@ -34,9 +34,13 @@ pub fn npy(path: &Path) -> (Vec<usize>, Vec<f32>) {
     (shape, values)
 }
 
-/// What nnU-Net kept beside a label map (scripts/nnunet_models.py); `structures` are the rows of its logits that are
-/// ours, each minus the `background`'s where there is one.
-pub fn kept(folder: &Path, structures: &[usize], background: Option<usize>) -> Said {
+/// The arrays that nnU-Net saved beside a label map (scripts/nnunet_models.py). `structures` are the rows of its logits
+/// to keep, each minus the row of the `background` if given.
+pub fn saved_output(
+    folder: &Path,
+    structures: &[usize],
+    background: Option<usize>,
+) -> NetworkOutput {
     let (mut shape, logits) = npy(&folder.join("case_logits.npy"));
     let voxels: usize = shape[1..].iter().product();
     let map = |row: usize| &logits[row * voxels..(row + 1) * voxels];
@@ -48,50 +52,50 @@ pub fn kept(folder: &Path, structures: &[usize], background: Option<usize>) -> S
         }
     }
     shape[0] = structures.len();
-    Said {
+    NetworkOutput {
         input: npy(&folder.join("case_input.npy")),
         logits: (shape, values),
     }
 }
 
-/// What ctseg's model sees and says, in f32.
-pub fn said(model: &Path, image: &Path) -> Said {
+/// Input and logits of ctseg's model, in f32.
+pub fn network_output(model: &Path, image: &Path) -> NetworkOutput {
     let precision = "f32".parse::<PrecisionChoice>().unwrap();
     let compute = Compute::open(DeviceChoice::Auto, precision, 2).unwrap();
     let cascade = Cascade::load(&Bundle::open(model).unwrap(), &compute).unwrap();
-    let seen = cascade
+    let output = cascade
         .network_output(&read_volume(image).unwrap().volume)
         .unwrap();
     let flat =
         |array: ndarray::Array4<f32>| (array.shape().to_vec(), array.iter().copied().collect());
-    Said {
-        input: flat(seen.input),
-        logits: flat(seen.logits),
+    NetworkOutput {
+        input: flat(output.input),
+        logits: flat(output.logits),
     }
 }
 
-/// Preprocessed arrays agree to 1e-4, logits to 1e-3 of the largest.
-pub fn agree(found: &Said, expected: &Said) {
+/// Fails unless preprocessed arrays agree to 1e-4, and logits to 1e-3 of the largest.
+pub fn assert_agree(found: &NetworkOutput, expected: &NetworkOutput) {
     assert_eq!(found.input.0, expected.input.0, "shapes of the input");
     assert_eq!(found.logits.0, expected.logits.0, "shapes of the logits");
     let largest = |values: &[f32]| values.iter().fold(0.0f32, |most, v| most.max(v.abs()));
-    let apart = |a: &[f32], b: &[f32]| {
+    let difference = |a: &[f32], b: &[f32]| {
         let pairs = a.iter().zip(b);
         pairs.fold(0.0f32, |most, (a, b)| most.max((a - b).abs()))
     };
-    let input = apart(&found.input.1, &expected.input.1);
+    let input = difference(&found.input.1, &expected.input.1);
     let scale = largest(&expected.logits.1);
-    let logits = apart(&found.logits.1, &expected.logits.1) / scale;
+    let logits = difference(&found.logits.1, &expected.logits.1) / scale;
     println!("input within {input:.1e}, logits within {logits:.1e} of {scale}");
-    assert!(input <= 1e-4, "inputs are {input} apart");
-    assert!(logits <= 1e-3, "logits are {logits} of {scale} apart");
+    assert!(input <= 1e-4, "inputs differ by {input}");
+    assert!(logits <= 1e-3, "logits differ by {logits} of {scale}");
 }
 
-/// The share of voxels with one label in both maps; both must hold structures.
+/// The share of voxels with the same label in both maps; both must contain structures.
 pub fn agreement(found: &Path, expected: &Path) -> f64 {
     let (_, found) = read_labels(found).unwrap();
     let (_, expected) = read_labels(expected).unwrap();
-    assert!(found.grid.same_as(&expected.grid, 1e-3), "another grid");
+    assert!(found.grid.same_as(&expected.grid, 1e-3), "different grids");
     let pairs = || found.data.iter().zip(&expected.data);
     let marked = pairs().filter(|(_, label)| **label > 0).count();
     assert!(
@@ -102,10 +106,10 @@ pub fn agreement(found: &Path, expected: &Path) -> f64 {
     same as f64 / pairs().count() as f64
 }
 
-/// Runs a script of ours with the interpreter that has nnU-Net; none where `CTSEG_TEST_NNUNET` names none.
+/// Runs one of our scripts with the Python that has nnU-Net; `None` if `CTSEG_TEST_NNUNET` is not set.
 pub fn nnunet(script: &str, arguments: &[&str]) -> Option<()> {
     let Some(python) = std::env::var_os("CTSEG_TEST_NNUNET") else {
-        println!("skipped: CTSEG_TEST_NNUNET names no Python with nnunetv2");
+        println!("skipped: CTSEG_TEST_NNUNET is not set to a Python with nnunetv2");
         return None;
     };
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));

@@ -13,7 +13,7 @@ pub fn grid() -> Grid {
     Grid::with_spacing([24, 24, 12], [8.0; 3])
 }
 
-/// The case with this number: image in HU, and labels with the blobs of `structures` (1, 2).
+/// A case: image in HU, and labels with the blobs of `structures` (1, 2).
 pub fn case(number: usize, structures: &[u16]) -> (Volume, LabelMap) {
     let grid = grid();
     let mut labels = LabelMap::empty(grid);
@@ -54,7 +54,8 @@ pub fn write_case(root: &Path, name: &str, number: usize, structures: &[u16]) {
     write_labels(&file("labels"), &labels, &header).unwrap();
 }
 
-/// A dataset with the structures a (1) and b (2), and the cases c0, c1, … that hold those of `cases`; its descriptor.
+/// Writes a dataset with the structures a (1) and b (2), and the cases c0, c1, … with the structures in `cases`;
+/// returns its descriptor.
 pub fn dataset(root: &Path, cases: &[&[u16]]) -> PathBuf {
     for (number, structures) in cases.iter().enumerate() {
         write_case(root, &format!("c{number}"), number, structures);

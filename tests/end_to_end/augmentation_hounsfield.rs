@@ -1,4 +1,4 @@
-//! Changes in Hounsfield units, before the windows are applied: shifts and metal; and boxes that show nothing.
+//! Augmentation in Hounsfield units before windowing (shifts, metal), and coarse dropout.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::sync_channel;
@@ -30,7 +30,7 @@ fn scalings() -> Vec<Scaling> {
     windows().into_iter().map(scaling).collect()
 }
 
-/// Hounsfield units from −500 to 1500, their windows and a prior, and labels.
+/// Hounsfield units from −500 to 1500, their windowed channels with a prior, and labels.
 fn volume(shape: [usize; 3]) -> (Array3<f32>, Array4<f32>, Array3<u16>) {
     let hu = Array3::from_shape_fn(shape, |(z, y, x)| {
         ((z * 131 + y * 37 + x * 53) % 2001) as f32 - 500.0
@@ -44,7 +44,7 @@ fn volume(shape: [usize; 3]) -> (Array3<f32>, Array4<f32>, Array3<u16>) {
     (hu, channels, labels)
 }
 
-fn filled(augmentation: &Augmentation, seed: u64) -> (Array4<f32>, Array3<u16>) {
+fn augmented_patch(augmentation: &Augmentation, seed: u64) -> (Array4<f32>, Array3<u16>) {
     let shape = [12, 40, 44];
     let (hu, channels, labels) = volume(shape);
     let above = hu.mapv(|hu| hu - LOWEST);
@@ -70,7 +70,7 @@ fn filled(augmentation: &Augmentation, seed: u64) -> (Array4<f32>, Array3<u16>) 
     (patch, marked)
 }
 
-fn shifting(low: f64, high: f64) -> Augmentation {
+fn shift_augmentation(low: f64, high: f64) -> Augmentation {
     Augmentation {
         hu_shift_probability: 1.0,
         hu_shift: [low, high],
@@ -79,20 +79,21 @@ fn shifting(low: f64, high: f64) -> Augmentation {
 }
 
 #[test]
-fn a_shift_moves_the_windows_and_brings_back_what_they_had_cut_off() {
+fn a_shift_is_applied_before_windowing() {
     let (hu, channels, labels) = volume([12, 40, 44]);
     for shift in [-150.0f32, 60.0, 300.0] {
-        let (patch, marked) = filled(&shifting(f64::from(shift), f64::from(shift)), 3);
+        let (patch, marked) =
+            augmented_patch(&shift_augmentation(f64::from(shift), f64::from(shift)), 3);
         for (channel, window) in windows().iter().enumerate() {
             let expected = hu.mapv(|hu| window.scaled(hu + shift));
             let found = patch.index_axis(Axis(0), channel);
-            let apart = (&found - &expected).mapv(f32::abs);
-            assert!(apart.iter().all(|v| *v < 1e-6), "{shift} {window:?}");
-            // The channel alone could not have told.
+            let difference = (&found - &expected).mapv(f32::abs);
+            assert!(difference.iter().all(|v| *v < 1e-6), "{shift} {window:?}");
+            // Shifting the windowed channel gives another result.
             let width = window.high_hu - window.low_hu;
-            let guess = channels.index_axis(Axis(0), channel);
-            let guess = guess.mapv(|v| (v + shift / width).clamp(0.0, 1.0));
-            assert!((&found - &guess).iter().any(|v| v.abs() > 0.03));
+            let from_channel = channels.index_axis(Axis(0), channel);
+            let from_channel = from_channel.mapv(|v| (v + shift / width).clamp(0.0, 1.0));
+            assert!((&found - &from_channel).iter().any(|v| v.abs() > 0.03));
         }
         assert_eq!(
             patch.index_axis(Axis(0), 2),
@@ -103,8 +104,8 @@ fn a_shift_moves_the_windows_and_brings_back_what_they_had_cut_off() {
 }
 
 #[test]
-fn shifts_are_drawn_from_their_range_as_often_as_said() {
-    let mut augmentation = shifting(-40.0, 40.0);
+fn shifts_follow_their_range_and_probability() {
+    let mut augmentation = shift_augmentation(-40.0, 40.0);
     augmentation.hu_shift_probability = 0.4;
     let (hu, channels, _) = volume([12, 40, 44]);
     let at = hu
@@ -119,7 +120,7 @@ fn shifts_are_drawn_from_their_range_as_often_as_said() {
         .unwrap();
     let mut shifts = Vec::new();
     for seed in 0..300 {
-        let (patch, _) = filled(&augmentation, seed);
+        let (patch, _) = augmented_patch(&augmentation, seed);
         let value = patch
             .index_axis(Axis(0), 1)
             .iter()
@@ -137,16 +138,19 @@ fn shifts_are_drawn_from_their_range_as_often_as_said() {
 }
 
 #[test]
-fn metal_is_dense_and_changes_images_alone() {
+fn metal_is_dense_and_changes_only_image_channels() {
     let metal = Augmentation {
         metal_probability: 1.0,
         ..Augmentation::none()
     };
     let (_, channels, labels) = volume([12, 40, 44]);
     for seed in 0..8 {
-        let (patch, marked) = filled(&metal, seed);
-        assert_eq!((&patch, &marked), (&filled(&metal, seed).0, &labels));
-        assert_ne!(patch, filled(&metal, seed + 100).0);
+        let (patch, marked) = augmented_patch(&metal, seed);
+        assert_eq!(
+            (&patch, &marked),
+            (&augmented_patch(&metal, seed).0, &labels)
+        );
+        assert_ne!(patch, augmented_patch(&metal, seed + 100).0);
         assert_eq!(
             patch.index_axis(Axis(0), 2),
             channels.index_axis(Axis(0), 2)
@@ -164,14 +168,14 @@ fn metal_is_dense_and_changes_images_alone() {
 }
 
 #[test]
-fn without_hounsfield_units_or_changes_of_them_patches_stay_as_they_are() {
+fn patches_are_unchanged_without_hounsfield_units_or_augmentation() {
     let (_, channels, labels) = volume([12, 40, 44]);
     assert_eq!(
-        filled(&Augmentation::none(), 1),
+        augmented_patch(&Augmentation::none(), 1),
         (channels.clone(), labels.clone())
     );
     assert_eq!(Augmentation::none().max_hu_change(), None);
-    assert_eq!(shifting(-60.0, 20.0).max_hu_change(), Some(60.0));
+    assert_eq!(shift_augmentation(-60.0, 20.0).max_hu_change(), Some(60.0));
     let source = SliceSource {
         slices: &[channels.index_axis(Axis(1), 4)],
         labels: labels.index_axis(Axis(0), 4),
@@ -187,7 +191,7 @@ fn without_hounsfield_units_or_changes_of_them_patches_stay_as_they_are() {
     let mut patch = Array4::zeros((3, 1, 40, 44));
     let mut marked = Array2::zeros((40, 44));
     let into = (patch.view_mut(), marked.view_mut());
-    shifting(50.0, 50.0).fill(&cut, 1, &source, into);
+    shift_augmentation(50.0, 50.0).fill(&cut, 1, &source, into);
     assert_eq!(
         patch.index_axis(Axis(1), 0),
         channels.index_axis(Axis(1), 4)
@@ -195,8 +199,8 @@ fn without_hounsfield_units_or_changes_of_them_patches_stay_as_they_are() {
 }
 
 #[test]
-fn boxes_show_nothing_in_images_alone() {
-    let dropping = Augmentation {
+fn coarse_dropout_changes_only_image_channels() {
+    let dropout = Augmentation {
         coarse_dropout_probability: 1.0,
         coarse_dropout_boxes: [2, 3],
         coarse_dropout_size: [0.25, 0.5],
@@ -205,7 +209,7 @@ fn boxes_show_nothing_in_images_alone() {
     };
     let (_, channels, labels) = volume([12, 40, 44]);
     for seed in 0..20 {
-        let (patch, marked) = filled(&dropping, seed);
+        let (patch, marked) = augmented_patch(&dropout, seed);
         assert_eq!(marked, labels);
         assert_eq!(
             patch.index_axis(Axis(0), 2),
@@ -231,19 +235,20 @@ fn boxes_show_nothing_in_images_alone() {
 }
 
 #[test]
-fn a_shifted_patch_is_one_of_a_shifted_scan() {
+fn a_shifted_patch_equals_a_patch_of_a_shifted_scan() {
     let folder = tempfile::tempdir().unwrap();
     let set = SliceSet { slices: 2, seed: 5 };
     let dataset = Dataset::open(&set.written(folder.path(), &Silent).unwrap()).unwrap();
-    let off = "rotation_probability = 0, scale_probability = 0, noise_probability = 0, blur_probability = 0, brightness_probability = 0, contrast_probability = 0, low_resolution_probability = 0, gamma_probability = 0, inverted_gamma_probability = 0";
-    let shifted =
-        format!("training.augmentation={{ {off}, hu_shift_probability = 1, hu_shift = [35, 35] }}");
+    let no_others = "rotation_probability = 0, scale_probability = 0, noise_probability = 0, blur_probability = 0, brightness_probability = 0, contrast_probability = 0, low_resolution_probability = 0, gamma_probability = 0, inverted_gamma_probability = 0";
+    let shifted = format!(
+        "training.augmentation={{ {no_others}, hu_shift_probability = 1, hu_shift = [35, 35] }}"
+    );
     let recipe = |augmentation: &str, windows: &str| {
         let set = ["training.batch_size=1", augmentation, windows].map(str::to_owned);
         Recipe::named("slices", &set).unwrap()
     };
-    // What a scanner that shows 35 HU more sees in a window is what this one sees in a window 35 HU lower.
-    let of = |recipe: &Recipe| {
+    // A scan with 35 HU more in a window equals this scan in a window 35 HU lower.
+    let first_batch = |recipe: &Recipe| {
         let structures = dataset.structures.iter().map(|s| s.value).collect();
         let source = CaseSource::new(&dataset, recipe, structures, BTreeMap::new());
         let (to, batches) = sync_channel(100);
@@ -253,12 +258,12 @@ fn a_shifted_patch_is_one_of_a_shifted_scan() {
         (input.unwrap(), batch.targets)
     };
     let windows = "windows_hu=[[-160, 240], [-200, 1200]]";
-    let (found, targets) = of(&recipe(&shifted, windows));
-    let still = "training.augmentation.enabled=false";
-    let (expected, same) = of(&recipe(still, "windows_hu=[[-195, 205], [-235, 1165]]"));
-    let (before, _) = of(&recipe(still, windows));
-    let apart = (&found - &expected).mapv(f32::abs);
-    assert!(apart.iter().all(|v| *v < 1e-5));
+    let (found, targets) = first_batch(&recipe(&shifted, windows));
+    let disabled = "training.augmentation.enabled=false";
+    let (expected, same) = first_batch(&recipe(disabled, "windows_hu=[[-195, 205], [-235, 1165]]"));
+    let (before, _) = first_batch(&recipe(disabled, windows));
+    let difference = (&found - &expected).mapv(f32::abs);
+    assert!(difference.iter().all(|v| *v < 1e-5));
     assert!((&found - &before).iter().any(|v| v.abs() > 0.05));
     assert_eq!(targets, same);
     assert!(found.slice(s![0, .., .., ..]).iter().any(|v| *v > 0.5));

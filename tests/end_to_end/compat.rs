@@ -1,5 +1,5 @@
-//! What an older ctseg left on disk is read by this one: a model, a run to resume, finished cases, events for MLflow.
-//! `tests/data/compat` was made by `scripts/make_compat_fixtures.py` and is never made again.
+//! Files of an older ctseg are read: a model, a run to resume, finished cases, pending events for MLflow.
+//! `tests/data/compat` was written by `scripts/make_compat_fixtures.py` and is never regenerated.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,21 +14,21 @@ use ctseg_image::nifti::read_labels;
 use serde_json::{Value, json};
 use wiremock::{Request, ResponseTemplate};
 
-/// Where the files were made; the copy's folder takes its place.
+/// The folder where the files were made; replaced by the folder of the copy.
 const MADE_IN: &str = "/tmp/ctseg-fixture";
 
-/// What results are the same to the bit with.
+/// Options with bit-identical results.
 const EXACT: [&str; 6] = ["--device", "flex", "--precision", "f32", "--threads", "1"];
 
-/// Kernels differ between processors (AVX-512, AVX2, SSE) by roundings, which come to 5e-7 in these weights; a tenth
-/// more weight decay comes to 2e-3. On one processor the weights are the same to the bit (tests/with_engine/training/resume.rs).
+/// Rounding differs between processors (AVX-512, AVX2, SSE), by up to 5e-7 in these weights; a tenth more weight decay
+/// makes 2e-3. On one processor the weights are bit-identical (tests/with_engine/training/resume.rs).
 const ROUNDING: f32 = 1e-5;
 
-/// The input's time of change, which processes that share cases compare.
+/// The modification time of the input, which processes that share cases compare.
 const INPUT_CHANGED: Duration = Duration::from_secs(1_700_000_000);
 
-/// A copy of the files, in which absolute paths lead to the copy.
-fn copied() -> tempfile::TempDir {
+/// A copy of the files with absolute paths to the copy.
+fn fixture() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/compat");
     copy(&from, folder.path(), &folder.path().display().to_string());
@@ -51,12 +51,12 @@ fn copy(from: &Path, to: &Path, place: &str) {
         }
         match fs::read_to_string(&path) {
             Ok(text) => fs::write(&to, text.replace(MADE_IN, place)).unwrap(),
-            Err(_) => drop(fs::copy(&path, &to).unwrap()), // no text
+            Err(_) => drop(fs::copy(&path, &to).unwrap()), // not text
         }
     }
 }
 
-/// The run below `folder/runs`.
+/// The only run in `folder/runs`.
 fn only_run(folder: &Path) -> PathBuf {
     let mut runs = folder.join("runs").read_dir().unwrap();
     let run = runs.next().unwrap().unwrap().path();
@@ -64,8 +64,8 @@ fn only_run(folder: &Path) -> PathBuf {
     run
 }
 
-/// Which of the cases were written and which kept, by `predict` into `out`.
-fn predicted(folder: &Path, out: &str, more: &[&str]) -> (usize, usize) {
+/// Runs `predict` into `out`; the numbers of cases written and kept.
+fn predict(folder: &Path, out: &str, more: &[&str]) -> (usize, usize) {
     let input = "data/images/case_4.nii.gz";
     let arguments = [&["predict", input, "-o", out, "--json"], &EXACT[..], more].concat();
     let summary: Value = serde_json::from_slice(&run(folder, &arguments, 0).stdout).unwrap();
@@ -74,10 +74,10 @@ fn predicted(folder: &Path, out: &str, more: &[&str]) -> (usize, usize) {
 }
 
 #[test]
-fn a_model_predicts_what_it_predicted() {
-    let folder = copied();
+fn a_model_still_predicts_the_same() {
+    let folder = fixture();
     let at = |name: &str| folder.path().join(name);
-    assert_eq!(predicted(folder.path(), "again", &["--split"]), (1, 0));
+    assert_eq!(predict(folder.path(), "again", &["--split"]), (1, 0));
     for name in [
         "case_4.nii.gz",
         "case_4/liver.nii.gz",
@@ -87,12 +87,12 @@ fn a_model_predicts_what_it_predicted() {
         let (old_header, old) = read_labels(&before).unwrap();
         let (new_header, new) = read_labels(&after).unwrap();
         assert!(old.data.iter().any(|label| *label > 0), "{name} is empty");
-        assert!(old == new, "{name}: other voxels");
+        assert!(old == new, "{name}: voxels differ");
         assert_eq!(old_header.grid(), new_header.grid(), "{name}");
-        // Headers name the release, and other releases may compress otherwise.
+        // Headers name the release, and releases may compress differently.
         if env!("CARGO_PKG_VERSION") == "0.1.0" {
             let same = fs::read(&before).unwrap() == fs::read(&after).unwrap();
-            assert!(same, "{name}: other bytes");
+            assert!(same, "{name}: bytes differ");
         }
     }
     let (old, new) = (json(&at("out/case_4.json")), json(&at("again/case_4.json")));
@@ -108,17 +108,17 @@ fn a_model_predicts_what_it_predicted() {
 }
 
 #[test]
-fn a_run_goes_on_to_the_weights_it_would_have_had() {
-    let folder = copied();
+fn a_resumed_run_reaches_the_expected_weights() {
+    let folder = fixture();
     let place = folder.path().join("resumable");
     let run_folder = only_run(&place);
     let ended = |folder: &Path| json(&folder.join("state.json"))["ended"]["outcome"].clone();
     assert_eq!(ended(&run_folder), "interrupted");
     let resume = ["fit", "--resume", run_folder.to_str().unwrap()];
-    let said = stderr(&run(folder.path(), &[&resume, &EXACT[..]].concat(), 0));
-    assert_eq!(ended(&run_folder), "finished", "{said}");
-    // It has no fingerprint of its data yet, and has one from now on.
-    assert!(said.contains("started by an earlier version"), "{said}");
+    let log = stderr(&run(folder.path(), &[&resume, &EXACT[..]].concat(), 0));
+    assert_eq!(ended(&run_folder), "finished", "{log}");
+    // The old run has no data fingerprint; one is written now.
+    assert!(log.contains("started by an earlier version"), "{log}");
     assert!(run_folder.join("data_fingerprint.json").exists());
     let weights = |folder: &Path| read_tensors(&folder.join("stage1.safetensors")).unwrap().0;
     let expected = weights(&folder.path().join("resumed"));
@@ -139,7 +139,7 @@ fn a_run_goes_on_to_the_weights_it_would_have_had() {
 
 #[test]
 fn finished_cases_are_kept() {
-    let folder = copied();
+    let folder = fixture();
     let out = folder.path().join("out");
     let contents = || -> BTreeMap<&str, Vec<u8>> {
         let names = [
@@ -153,21 +153,21 @@ fn finished_cases_are_kept() {
             .into()
     };
     let before = contents();
-    assert_eq!(predicted(folder.path(), "out", &[]), (0, 1));
-    assert_eq!(predicted(folder.path(), "out", &["--split"]), (0, 1));
+    assert_eq!(predict(folder.path(), "out", &[]), (0, 1));
+    assert_eq!(predict(folder.path(), "out", &["--split"]), (0, 1));
     let counts = &json(&out.join("predictions.json"))["counts"];
     assert_eq!(
         *counts,
         json!({"done": 0, "kept": 1, "failed": 0, "pending": 0})
     );
     let shared = ["--split", "--claim", "claims"];
-    assert_eq!(predicted(folder.path(), "out", &shared).0, 0);
-    assert!(contents() == before, "files were made again");
+    assert_eq!(predict(folder.path(), "out", &shared).0, 0);
+    assert!(contents() == before, "files were written again");
 }
 
 #[test]
 fn cases_are_kept_by_the_inference_version_and_not_by_the_release() {
-    let folder = copied();
+    let folder = fixture();
     let sidecar = folder.path().join("out/case_4.json");
     let set = |name: &str, value: Value| {
         let mut content = json(&sidecar);
@@ -180,19 +180,19 @@ fn cases_are_kept_by_the_inference_version_and_not_by_the_release() {
         (&json!("0.1.0"), None)
     );
     set("ctseg_version", json!("0.0.1"));
-    assert_eq!(predicted(folder.path(), "out", &[]), (0, 1));
+    assert_eq!(predict(folder.path(), "out", &[]), (0, 1));
     set("inference_version", json!(1));
-    assert_eq!(predicted(folder.path(), "out", &[]), (0, 1));
+    assert_eq!(predict(folder.path(), "out", &[]), (0, 1));
     set("inference_version", json!(2));
-    assert_eq!(predicted(folder.path(), "out", &[]), (1, 0));
+    assert_eq!(predict(folder.path(), "out", &[]), (1, 0));
     let made_by = json(&sidecar);
     assert_eq!(made_by["inference_version"], 1);
     assert_eq!(made_by["ctseg_version"], env!("CARGO_PKG_VERSION"));
-    assert_eq!(predicted(folder.path(), "out", &[]), (0, 1));
+    assert_eq!(predict(folder.path(), "out", &[]), (0, 1));
 }
 
-/// What was sent to a run of the server: metrics, parameters or tags.
-fn logged(requests: &[Request], what: &str) -> Vec<String> {
+/// The metrics, params or tags sent to the server.
+fn sent_items(requests: &[Request], what: &str) -> Vec<String> {
     let batches = requests.iter().filter(|request| is(request, "log-batch"));
     let items = batches.flat_map(|request| body(request)[what].as_array().cloned().unwrap());
     let mut items: Vec<String> = items.map(|item| item.to_string()).collect();
@@ -200,8 +200,8 @@ fn logged(requests: &[Request], what: &str) -> Vec<String> {
     items
 }
 
-/// What the events of the run in `folder` should come to, as [`logged`] gives it.
-fn told(events: &[Value], kind: &str) -> Vec<String> {
+/// The items expected from the events, in the form of [`sent_items`].
+fn expected_items(events: &[Value], kind: &str) -> Vec<String> {
     let of_kind = events.iter().filter(|event| event["event"] == kind);
     let items = of_kind.flat_map(|event| {
         let values = event["values"].as_object().unwrap().iter();
@@ -217,26 +217,27 @@ fn told(events: &[Value], kind: &str) -> Vec<String> {
     items
 }
 
-/// Answers for models, which the server's other answers leave out.
-fn of_models(request: &Request) -> Option<ResponseTemplate> {
+/// Answers requests for logged models, which the fake server does not know.
+fn answer_models(request: &Request) -> Option<ResponseTemplate> {
     let model = json!({"model": {"info": {
         "model_id": "m1", "artifact_uri": "mlflow-artifacts:/1/models/m1/artifacts",
     }}});
     is(request, "logged-models").then(|| ResponseTemplate::new(200).set_body_json(model))
 }
 
-/// Fails unless metrics, parameters and tags were sent as the events tell them.
+/// Fails unless the metrics, parameters and tags of the events were sent.
 fn assert_values(requests: &[Request], events: &[Value]) {
     for (kind, what) in [
         ("metrics", "metrics"),
         ("parameters", "params"),
         ("tags", "tags"),
     ] {
-        // The run of each fold carries the parameters too, and its number.
+        // The run of each fold also carries the parameters, and the fold number.
         let numbers = |item: &String| what == "params" && item.starts_with(r#"{"key":"fold","#);
-        let (folds, sent): (Vec<_>, Vec<_>) = logged(requests, what).into_iter().partition(numbers);
+        let (folds, sent): (Vec<_>, Vec<_>) =
+            sent_items(requests, what).into_iter().partition(numbers);
         let copies = 1 + folds.len();
-        let expected = told(events, kind).into_iter();
+        let expected = expected_items(events, kind).into_iter();
         let expected: Vec<String> = expected
             .flat_map(|item| std::iter::repeat_n(item, copies))
             .collect();
@@ -245,8 +246,8 @@ fn assert_values(requests: &[Request], events: &[Value]) {
 }
 
 #[test]
-fn events_that_never_reached_a_server_are_sent_once() {
-    let folder = copied();
+fn pending_events_are_sent_once() {
+    let folder = fixture();
     let run_folder = only_run(&folder.path().join("tracked"));
     let text = fs::read_to_string(run_folder.join("tracking/events.jsonl")).unwrap();
     let events: Vec<Value> = text
@@ -254,7 +255,7 @@ fn events_that_never_reached_a_server_are_sent_once() {
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
     assert_eq!(events.last().unwrap()["status"], "FINISHED");
-    let fake = Fake::start(Box::new(of_models));
+    let fake = Fake::start(Box::new(answer_models));
     let sync = || -> Value {
         let output = ctseg(folder.path(), &["sync", "tracked/runs", "--json"])
             .env("MLFLOW_TRACKING_URI", fake.uri())
@@ -280,7 +281,7 @@ fn events_that_never_reached_a_server_are_sent_once() {
         body(requests.iter().rfind(|r| is(r, "runs/update")).unwrap())["status"],
         "FINISHED"
     );
-    // All is there: nothing is sent once more.
+    // Everything has arrived: nothing is sent again.
     let again = &sync()["runs"][0];
     assert_eq!(
         (&again["metrics"], &again["files"]),
@@ -294,7 +295,7 @@ fn events_that_never_reached_a_server_are_sent_once() {
     );
 }
 
-/// Every file that the events name was put at its place, once.
+/// Fails unless every file named by the events was uploaded once.
 fn assert_files(requests: &[Request], run: &Path, events: &[Value]) {
     let mut put: BTreeMap<&str, &[u8]> = BTreeMap::new();
     let mut twice = Vec::new();

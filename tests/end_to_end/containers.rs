@@ -1,10 +1,10 @@
-//! The Kubernetes manifests, against Kubernetes' schemas and what ctseg needs of them; the image, built and used.
+//! The Kubernetes manifests are checked against Kubernetes' schemas; the container image is built and used.
 
 use std::process::{Command, Output};
 
 const SCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts");
 
-fn said(output: &Output) -> String {
+fn output_text(output: &Output) -> String {
     format!(
         "{}\n{}",
         String::from_utf8_lossy(&output.stdout),
@@ -13,7 +13,7 @@ fn said(output: &Output) -> String {
 }
 
 #[test]
-fn manifests_are_what_kubernetes_and_ctseg_expect() {
+fn kubernetes_manifests_are_valid() {
     let python = std::env::var_os("CTSEG_TEST_PYTHON").filter(|python| {
         let import = Command::new(python)
             .args(["-c", "import kubernetes_validate"])
@@ -21,21 +21,21 @@ fn manifests_are_what_kubernetes_and_ctseg_expect() {
         import.is_ok_and(|import| import.status.success())
     });
     let Some(python) = python else {
-        println!("left out: CTSEG_TEST_PYTHON names no Python with kubernetes-validate");
+        println!("skipped: CTSEG_TEST_PYTHON is not set to a Python with kubernetes-validate");
         return;
     };
     let output = Command::new(python)
         .arg(format!("{SCRIPTS}/k8s/check.py"))
         .output()
         .unwrap();
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", output_text(&output));
 }
 
-/// Takes minutes, Debian's packages, and root: only where it is asked for.
+/// Takes minutes, and needs Debian's packages and root; runs only on request.
 #[test]
-fn the_image_begins_trains_and_predicts_as_its_own_user() {
+fn the_image_builds_trains_and_predicts_as_its_own_user() {
     if std::env::var_os("CTSEG_TEST_CONTAINER").is_none() {
-        println!("left out: CTSEG_TEST_CONTAINER is not set");
+        println!("skipped: CTSEG_TEST_CONTAINER is not set");
         return;
     }
     let images = tempfile::tempdir().unwrap();
@@ -45,9 +45,9 @@ fn the_image_begins_trains_and_predicts_as_its_own_user() {
             .env("CTSEG_IMAGES", images.path())
             .output()
             .unwrap();
-        assert!(output.status.success(), "{name}: {}", said(&output));
+        assert!(output.status.success(), "{name}: {}", output_text(&output));
     };
-    // The image has no MPI: where this build is bound to it, one is compiled inside.
+    // The image has no MPI: if this build needs it, another is compiled inside.
     let mut build = vec!["--local-base"];
     if !cfg!(feature = "mpi") {
         build.extend(["--prebuilt", env!("CARGO_BIN_EXE_ctseg")]);

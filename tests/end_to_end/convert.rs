@@ -1,4 +1,4 @@
-//! `ctseg convert`: datasets in other programs' layouts, compared with their sources by our reader and by nibabel.
+//! `ctseg convert`: converted datasets are compared with their sources by our reader and by nibabel.
 
 use std::fs;
 use std::io::Write;
@@ -23,7 +23,7 @@ mod real;
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/check_convert.py");
 
-/// `ctseg convert` with the words of `line`.
+/// Runs `ctseg convert` with the words of `line`.
 fn convert(folder: &Path, line: &str, code: i32) -> Output {
     let words: Vec<&str> = line.split(' ').collect();
     run(folder, &[&["convert"], &words[..]].concat(), code)
@@ -40,7 +40,7 @@ fn write_image_on(path: &Path, grid: Grid, value: f32) {
     write_volume(path, &Volume { grid, data }, VoxelType::I16).unwrap();
 }
 
-/// A label map whose first voxels (x fastest) have the given values.
+/// Writes a label map whose first voxels (x fastest) have the given values.
 fn write_map_on(path: &Path, grid: Grid, first: &[u16]) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     let mut labels = LabelMap::empty(grid);
@@ -50,8 +50,8 @@ fn write_map_on(path: &Path, grid: Grid, first: &[u16]) {
     write_labels(path, &labels, &NiftiHeader::for_grid(&grid).unwrap()).unwrap();
 }
 
-/// `images/` + `labels/` of `root` with the cases and the values of their first voxels.
-fn plain(root: &Path, cases: &[(&str, &[u16])]) {
+/// Writes `images/` and `labels/` in `root`: case names with the values of their first voxels.
+fn write_dataset(root: &Path, cases: &[(&str, &[u16])]) {
     for (number, (name, labels)) in cases.iter().enumerate() {
         write_image_on(
             &root.join(format!("images/{name}.nii.gz")),
@@ -64,14 +64,14 @@ fn plain(root: &Path, cases: &[(&str, &[u16])]) {
 
 fn assert_same_volume(a: &Volume, b: &Volume, what: &str) {
     assert_eq!(a.grid, b.grid, "{what}");
-    assert!(a.data == b.data, "{what}: other voxels");
+    assert!(a.data == b.data, "{what}: voxels differ");
 }
 
 fn json_of(path: &Path) -> Value {
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }
 
-/// Names in a folder, sorted; none where there is no folder.
+/// Names in a folder, sorted; empty if there is no folder.
 fn names(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).into_iter().flatten();
     let mut names: Vec<String> = entries
@@ -81,7 +81,7 @@ fn names(folder: &Path) -> Vec<String> {
     names
 }
 
-/// Every file below `folder` with its content and its age.
+/// Every file below `folder` with its content and modification time.
 fn content(folder: &Path) -> Vec<(PathBuf, Vec<u8>, std::time::SystemTime)> {
     let mut found = Vec::new();
     for name in names(folder) {
@@ -89,26 +89,26 @@ fn content(folder: &Path) -> Vec<(PathBuf, Vec<u8>, std::time::SystemTime)> {
         if path.is_dir() {
             found.extend(content(&path));
         } else {
-            let age = path.metadata().unwrap().modified().unwrap();
-            found.push((path.clone(), fs::read(&path).unwrap(), age));
+            let modified = path.metadata().unwrap().modified().unwrap();
+            found.push((path.clone(), fs::read(&path).unwrap(), modified));
         }
     }
     found
 }
 
-/// The data folder; `None`, with a line, where CTSEG_TEST_DATA names none.
+/// The data folder; `None`, with a printed line, if CTSEG_TEST_DATA is not set.
 fn data() -> Option<PathBuf> {
     let data = std::env::var_os("CTSEG_TEST_DATA").map(PathBuf::from);
     if data.is_none() {
-        println!("left out: no real CT (CTSEG_TEST_DATA)");
+        println!("skipped: no real CT (CTSEG_TEST_DATA)");
     }
     data
 }
 
-/// A command that runs the script; `None`, with a line, where the variable names no interpreter.
+/// A command that runs the script; `None`, with a printed line, if the variable names no interpreter.
 fn script(variable: &str) -> Option<Command> {
     let Some(python) = std::env::var_os(variable) else {
-        println!("left out: {variable} names no Python");
+        println!("skipped: {variable} is not set");
         return None;
     };
     let mut command = Command::new(python);
@@ -118,24 +118,24 @@ fn script(variable: &str) -> Option<Command> {
 
 /// Fails unless nnU-Net accepts the dataset.
 fn nnunet_accepts(folder: &Path) {
-    checked_by_nnunet("verify", folder);
+    check_with_nnunet("verify", folder);
 }
 
 /// Runs a check of the script that needs nnU-Net.
-fn checked_by_nnunet(check: &str, folder: &Path) {
+fn check_with_nnunet(check: &str, folder: &Path) {
     let Some(mut command) = script("CTSEG_TEST_NNUNET") else {
         return;
     };
     let output = command.arg(check).arg(folder).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
+    let printed = String::from_utf8_lossy(&output.stdout);
     assert!(
-        output.status.success() && said.contains("nnU-Net accepts it"),
-        "{said}\n{}",
+        output.status.success() && printed.contains("nnU-Net accepts it"),
+        "{printed}\n{}",
         stderr(&output)
     );
 }
 
-/// Fails unless nibabel finds the same in sources and targets: (kind, sources, targets, values).
+/// Fails unless nibabel finds equal sources and targets: (kind, sources, targets, values).
 fn compare(pairs: &[(&str, Vec<PathBuf>, Vec<PathBuf>, Value)]) {
     let Some(mut command) = script("CTSEG_TEST_PYTHON") else {
         return;
@@ -155,19 +155,18 @@ fn compare(pairs: &[(&str, Vec<PathBuf>, Vec<PathBuf>, Value)]) {
     drop(input);
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert_eq!(said.trim(), format!("{} pairs", pairs.len()));
+    let printed = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(printed.trim(), format!("{} pairs", pairs.len()));
 }
-/// What is said where a conversion ends with one error.
+
+/// Runs a conversion that must fail with one error; returns stderr.
 fn refused(folder: &Path, arguments: &[&str], code: i32) -> String {
     let output = run(folder, &[&["convert"], arguments].concat(), code);
-    let said = stderr(&output);
+    let log = stderr(&output);
     assert_eq!(
-        said.lines()
-            .filter(|line| line.starts_with("error"))
-            .count(),
+        log.lines().filter(|line| line.starts_with("error")).count(),
         1,
-        "{said}"
+        "{log}"
     );
-    said
+    log
 }

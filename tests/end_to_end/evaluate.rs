@@ -1,4 +1,4 @@
-//! `ctseg evaluate` on label maps small enough to count by hand.
+//! `ctseg evaluate` with label maps small enough to count by hand.
 
 use std::path::Path;
 
@@ -22,7 +22,7 @@ fn write(path: &Path, labels: [u16; 4]) {
     .unwrap();
 }
 
-/// Columns of the table below with their first and last values.
+/// Columns of `metrics.csv` with their first and last values.
 const CELLS: [(&str, &str, &str); 18] = [
     ("case", "a", "b"),
     ("structure", "structure_1", "structure_2"),
@@ -37,7 +37,7 @@ const CELLS: [(&str, &str, &str); 18] = [
     ("prediction_ml", "0.200000", "0.000000"),
     ("volume_error_ml", "0.100000", "0.000000"),
     ("relative_volume_error", "1.000000", ""),
-    // The second voxel, 2 mm from the first, is too much: its far side has no surface near.
+    // The second voxel, 2 mm from the first, is false positive.
     ("hausdorff_mm", "2.000000", ""),
     ("centroid_distance_mm", "1.000000", ""),
     ("lesion_f1", "1.000000", ""),
@@ -46,7 +46,7 @@ const CELLS: [(&str, &str, &str); 18] = [
 ];
 
 #[test]
-fn scores_are_those_counted_by_hand_and_undefined_ones_are_left_out() {
+fn scores_match_hand_counts_and_undefined_ones_are_omitted() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     write(&at("pred/a.nii.gz"), [1, 1, 0, 2]);
@@ -106,7 +106,7 @@ fn scores_are_those_counted_by_hand_and_undefined_ones_are_left_out() {
 }
 
 #[test]
-fn a_case_that_cannot_be_compared_is_listed_and_costs_no_other() {
+fn a_failed_case_is_listed_and_the_others_compared() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     write(&at("pred/a.nii.gz"), [1, 1, 0, 2]);
@@ -138,7 +138,7 @@ fn a_case_that_cannot_be_compared_is_listed_and_costs_no_other() {
 }
 
 #[test]
-fn predictions_find_their_case_of_a_dataset_by_id_or_by_a_name_that_is_its_alone() {
+fn predictions_match_dataset_cases_by_id_or_unique_name() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     // nnU-Net raw: the image is a_0000, the case a.
@@ -156,7 +156,7 @@ fn predictions_find_their_case_of_a_dataset_by_id_or_by_a_name_that_is_its_alone
     assert_eq!(summary["per_structure"]["one"]["dice"], 1.0);
     assert_eq!(summary["missing_predictions"], serde_json::json!([]));
 
-    // TotalSegmentator: every image is ct.nii.gz; only the folder tells the case.
+    // TotalSegmentator: every image is ct.nii.gz; only the folder identifies the case.
     for (case, labels) in [("s0", [1, 0, 0, 0]), ("s1", [0, 1, 1, 0])] {
         write(&at(&format!("total/{case}/ct.nii.gz")), [9, 9, 9, 9]);
         write(
@@ -177,7 +177,7 @@ fn predictions_find_their_case_of_a_dataset_by_id_or_by_a_name_that_is_its_alone
 }
 
 #[test]
-fn voxels_that_the_dataset_ignores_are_not_compared() {
+fn ignored_voxels_are_not_compared() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     write(&at("pred/a.nii.gz"), [1, 1, 1, 0]);
@@ -193,14 +193,14 @@ fn voxels_that_the_dataset_ignores_are_not_compared() {
     let summary: Value =
         serde_json::from_slice(&std::fs::read(at("out/summary.json")).unwrap()).unwrap();
     let liver = &summary["per_structure"]["liver"];
-    // Of two voxels that count one is right, one predicted in vain.
+    // Of the two voxels that count, one is correct and one false positive.
     for (metric, expected) in [("dice", 2.0 / 3.0), ("recall", 1.0), ("accuracy", 0.5)] {
         let found = liver[metric].as_f64().unwrap_or(f64::NAN);
         assert!((found - expected).abs() < 1e-9, "{metric}: {summary}");
     }
 }
 
-/// What `ctseg evaluate` says with these arguments, as JSON.
+/// The JSON summary of `ctseg evaluate` with these arguments.
 fn summary(folder: &Path, arguments: &[&str]) -> Value {
     let arguments: Vec<&str> = ["--json", "evaluate"]
         .iter()
@@ -212,7 +212,7 @@ fn summary(folder: &Path, arguments: &[&str]) -> Value {
 }
 
 #[test]
-fn surfaces_are_judged_by_the_tolerance_of_their_structure() {
+fn surface_dice_uses_the_tolerance_of_its_structure() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     write(&at("pred/a.nii.gz"), [1, 1, 2, 2]);
@@ -224,7 +224,7 @@ fn surfaces_are_judged_by_the_tolerance_of_their_structure() {
             .as_f64()
             .unwrap()
     };
-    // Everything lies within the usual 2 mm, which are a voxel here.
+    // Everything lies within the default 2 mm, a voxel here.
     assert_eq!(dice(&[], "structure_1"), 1.0);
     assert!(dice(&["--tolerance", "1"], "structure_1") < 0.95);
     let own = ["--tolerance", "3,structure_2=0.5"];
@@ -249,10 +249,10 @@ fn two_models(folder: &Path) {
         let name = |model: &str| at(&format!("{model}/case_{case}.nii.gz"));
         write(&name("ref"), [1, 1, 0, 2]);
         write(&name("good"), [1, 1, 0, 2]);
-        // Worse in one structure, always; in the other it depends.
+        // Always worse in one structure; in the other only in half of the cases.
         write(&name("other"), [1, 0, 0, if case < 3 { 2 } else { 0 }]);
     }
-    // A case of one of them alone counts nothing.
+    // A case of only one model does not count.
     write(&at("ref/only.nii.gz"), [1, 1, 1, 1]);
     write(&at("good/only.nii.gz"), [0, 1, 0, 0]);
 }
@@ -275,12 +275,12 @@ fn two_models_are_compared_case_by_case() {
         (&one["cases"], &one["better"], &one["worse"]),
         (&6.into(), &6.into(), &0.into())
     );
-    let close = |value: &Value, wanted: f64| (value.as_f64().unwrap() - wanted).abs() < 1e-9;
+    let close = |value: &Value, expected: f64| (value.as_f64().unwrap() - expected).abs() < 1e-9;
     assert!(
         close(&one["mean"], 1.0) && close(&one["mean_against"], 2.0 / 3.0),
         "{one}"
     );
-    // Of the 64 ways to choose signs two are as extreme; of the two structures this is the surer one.
+    // Of the 64 combinations of signs 2 are as extreme; this structure has the lower p of the two.
     assert!(
         close(&one["p"], 2.0 / 64.0) && close(&one["p_holm"], 4.0 / 64.0),
         "{one}"
@@ -290,7 +290,7 @@ fn two_models_are_compared_case_by_case() {
         close(&two["p"], 0.25) && close(&two["mean_difference"], 0.5),
         "{two}"
     );
-    // Where the other found nothing there is no distance to compare.
+    // If the other model found nothing, there is no distance to compare.
     let distance = row("hd95_mm", "structure_2");
     assert_eq!(
         (&distance["cases"], &distance["unpaired"]),
@@ -319,7 +319,7 @@ fn two_models_are_compared_case_by_case() {
 }
 
 #[test]
-fn two_hundred_pairs_are_compared_and_what_is_wrong_is_listed() {
+fn two_hundred_pairs_are_compared_and_failures_listed() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: String| folder.path().join(name);
     for case in 0..200 {
@@ -351,7 +351,7 @@ fn two_hundred_pairs_are_compared_and_what_is_wrong_is_listed() {
         printed.contains("198 cases compared, 2 failed, 1 reference without"),
         "{printed}"
     );
-    // In the order of the cases, whoever was first.
+    // In the order of the cases, whichever finished first.
     let cases = found["compared"]
         .as_array()
         .unwrap()

@@ -1,4 +1,4 @@
-//! Disks that fail and processes that are killed: a model that is replaced, and files beyond the limit on their size.
+//! Failing disks and killed processes: replacing a model, and files above the size limit.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,11 +14,11 @@ use ctseg_image::nifti::{NiftiHeader, VoxelType, write_labels, write_volume};
 use ctseg_image::space::{Grid, LabelMap, Volume};
 use ndarray::Array3;
 
-/// Variables that name the model to replace, and the one with the new stage 1.
+/// Variables with the model to replace and the model with the new stage 1.
 const PATHS: [&str; 2] = ["TEST_REPLACED_MODEL", "TEST_NEW_MODEL"];
 
 #[test]
-#[ignore = "a part of the tests below, which run it in processes of their own"]
+#[ignore = "helper of the tests below, which run it in separate processes"]
 fn replaces_a_model_for_other_tests() {
     let [Some(model), Some(new)] = PATHS.map(std::env::var_os) else {
         return;
@@ -35,15 +35,15 @@ fn replaces_a_model_for_other_tests() {
     }
 }
 
-/// A model of two stages, and another stage 1 to put into it.
+/// A two-stage model, and another stage 1 to replace its own.
 struct Replacement {
     shim: Shim,
     folder: tempfile::TempDir,
 }
 
-/// What came of one attempt.
+/// The result of one attempt.
 struct Attempt {
-    /// Holds the model, and what was left beside it.
+    /// Contains the model, and anything left beside it.
     folder: tempfile::TempDir,
     output: Output,
     record: Record,
@@ -52,7 +52,7 @@ struct Attempt {
 impl Replacement {
     fn new() -> Option<Self> {
         let made = Self {
-            shim: Shim::built()?,
+            shim: Shim::build()?,
             folder: tempfile::tempdir().unwrap(),
         };
         let alone = [
@@ -90,7 +90,7 @@ impl Replacement {
         if !exchange {
             command.env("FAULT_NO_EXCHANGE", "1");
         }
-        let (output, record) = self.shim.on(&mut command, folder.path(), fault);
+        let (output, record) = self.shim.run(&mut command, folder.path(), fault);
         Attempt {
             folder,
             output,
@@ -100,14 +100,14 @@ impl Replacement {
 }
 
 impl Attempt {
-    fn found(&self) -> Bundle {
+    fn model(&self) -> Bundle {
         let found = Bundle::open(&self.folder.path().join("model"));
         found.unwrap_or_else(|error| panic!("{error}\n{:?}", self.record))
     }
 
-    /// Replaces the model once more, without faults: nothing may be left beside it.
-    fn cleaned(&self) {
-        let replaced = self.found().set_postprocessing(Some(Postprocessing {
+    /// Replaces the model again without faults; fails if anything is left beside it.
+    fn assert_clean_after_another(&self) {
+        let replaced = self.model().set_postprocessing(Some(Postprocessing {
             cases: 1,
             smallest_gain: 0.0,
             structures: BTreeMap::new(),
@@ -120,7 +120,7 @@ impl Attempt {
 }
 
 #[test]
-fn a_model_that_is_replaced_is_the_old_or_the_new_one_at_every_moment() {
+fn a_replaced_model_is_always_the_old_or_the_new_one() {
     let Some(replacement) = Replacement::new() else {
         return;
     };
@@ -129,16 +129,16 @@ fn a_model_that_is_replaced_is_the_old_or_the_new_one_at_every_moment() {
         let whole = replacement.attempt(exchange, None);
         assert!(whole.output.status.success(), "{}", stderr(&whole.output));
         assert!(whole.record.unsynced().is_empty(), "{:?}", whole.record);
-        let new = whole.found().sha256();
+        let new = whole.model().sha256();
         assert_ne!(new, old);
-        whole.cleaned();
+        whole.assert_clean_after_another();
         for (op, action) in [
             ("rename", "KILL"),
             ("rename", "EIO"),
             ("sync", "KILL"),
             ("sync", "EIO"),
         ] {
-            // The same syncs, whichever way the folders are renamed.
+            // The syncs are the same for both ways to rename the folders.
             if exchange && (op, action) == ("sync", "EIO") {
                 continue;
             }
@@ -146,29 +146,29 @@ fn a_model_that_is_replaced_is_the_old_or_the_new_one_at_every_moment() {
                 let at = at.to_string();
                 let attempt = replacement.attempt(exchange, Some((op, &at, action)));
                 let status = attempt.output.status;
-                let said = stderr(&attempt.output);
-                let what = format!("{op} {at} {action}, exchange {exchange}: {status} {said}");
+                let log = stderr(&attempt.output);
+                let what = format!("{op} {at} {action}, exchange {exchange}: {status} {log}");
                 assert_eq!(attempt.record.count("fault"), 1, "{what}");
                 assert_eq!(status.signal(), (action == "KILL").then_some(9), "{what}");
                 assert!(matches!(status.code(), None | Some(0 | 1)), "{what}");
-                let found = attempt.found().sha256();
+                let found = attempt.model().sha256();
                 let expected = [&old, &new];
                 let expected = &expected[usize::from(status.success())..];
                 assert!(expected.contains(&&found), "{what}");
-                let problems = said.lines().filter(|line| line.starts_with("error: "));
+                let problems = log.lines().filter(|line| line.starts_with("error: "));
                 assert_eq!(
                     problems.count(),
                     usize::from(status.code() == Some(1)),
                     "{what}"
                 );
-                attempt.cleaned();
+                attempt.assert_clean_after_another();
             }
         }
     }
 }
 
 #[test]
-fn a_sync_that_is_left_out_is_found() {
+fn a_missing_sync_is_detected() {
     let Some(replacement) = Replacement::new() else {
         return;
     };
@@ -191,8 +191,8 @@ fn a_sync_that_is_left_out_is_found() {
     }
 }
 
-/// A case of `side`³ voxels that compression makes no smaller.
-fn noise(data: &Path, name: &str, side: usize) {
+/// Writes a case of `side`³ incompressible voxels.
+fn write_noise(data: &Path, name: &str, side: usize) {
     let grid = Grid::with_spacing([side; 3], [1.0; 3]);
     let mut state = 1_u32;
     let mut next = || {
@@ -212,11 +212,11 @@ fn noise(data: &Path, name: &str, side: usize) {
 }
 
 #[test]
-fn a_file_beyond_the_limit_on_file_sizes_costs_its_case_alone() {
+fn a_file_above_the_size_limit_fails_only_its_case() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
-    noise(&data, "large", 48);
-    noise(&data, "small", 4);
+    write_noise(&data, "large", 48);
+    write_noise(&data, "small", 4);
     let text = "name = \"noise\"\nimages = \"images/*.nii.gz\"\nlabels = \"labels/{case}.nii.gz\"\n[structures]\na = 1\n";
     fs::write(data.join("dataset.toml"), text).unwrap();
     let convert = ctseg(
@@ -231,11 +231,11 @@ fn a_file_beyond_the_limit_on_file_sizes_costs_its_case_alone() {
         .args(convert.get_args())
         .current_dir(folder.path());
     let output = limited.output().unwrap();
-    let said = stderr(&output);
-    assert_eq!(output.status.code(), Some(3), "{} {said}", output.status);
+    let log = stderr(&output);
+    assert_eq!(output.status.code(), Some(3), "{} {log}", output.status);
     assert!(
-        said.contains("File too large") && said.contains("ulimit -f"),
-        "{said}"
+        log.contains("File too large") && log.contains("ulimit -f"),
+        "{log}"
     );
     let images = folder.path().join("raw/Dataset500_noise/imagesTr");
     let names: Vec<_> = images

@@ -1,4 +1,4 @@
-//! A dataset in figures, against what its own files say.
+//! The fingerprint of a dataset, compared with its files.
 
 use crate::common::{phantoms, run};
 use ctseg_base::progress::Silent;
@@ -7,11 +7,11 @@ use ctseg_core::dataset::fingerprint::Fingerprint;
 use ctseg_image::space::Orientation;
 
 #[test]
-fn figures_are_those_of_the_files() {
+fn statistics_match_the_files() {
     let folder = tempfile::tempdir().unwrap();
     let dataset = Dataset::open(&phantoms(folder.path(), 3, 1)).unwrap();
     let fingerprint = Fingerprint::of(&dataset, &Silent).unwrap();
-    assert_eq!(fingerprint.cases.len(), 3, "test cases are not looked at");
+    assert_eq!(fingerprint.cases.len(), 3, "test cases do not count");
     assert!(fingerprint.unreadable.is_empty());
     let (mut all, mut spacings) = (Vec::new(), Vec::new());
     for (case, facts) in dataset.training_cases().into_iter().zip(&fingerprint.cases) {

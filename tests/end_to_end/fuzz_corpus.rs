@@ -1,4 +1,4 @@
-//! The seeds of `fuzz/`, and what it once found: no reader panics on them.
+//! The seeds and former findings of `fuzz/`: no reader panics on them.
 
 #[path = "../../fuzz/src/readers.rs"]
 mod readers;
@@ -18,7 +18,7 @@ fn seeds_are_read_without_a_panic() {
         let mut count = 0;
         for seed in seeds {
             let bytes = std::fs::read(seed.unwrap().path()).unwrap();
-            // Whole, and cut off anywhere.
+            // Whole, and truncated anywhere.
             for end in (0..=bytes.len()).rev().step_by(bytes.len() / 16 + 1) {
                 reader(&bytes[..end]);
             }
@@ -28,9 +28,9 @@ fn seeds_are_read_without_a_panic() {
     }
 }
 
-/// What a reader needs beside the bytes is whole; else it would read none of them.
+/// The other files that a reader needs are valid; otherwise it would stop before it reads the seed.
 #[test]
-fn models_around_seeds_can_be_used() {
+fn models_around_the_seeds_are_valid() {
     let seed = |name: &str| std::fs::read(corpus().join(name)).unwrap();
     for plans in ["plain", "residual", "older"] {
         nnunet_model("plans.json", &seed(&format!("plans_json/{plans}"))).unwrap();
@@ -42,7 +42,7 @@ fn models_around_seeds_can_be_used() {
 }
 
 #[test]
-fn every_reader_is_a_target() {
+fn every_reader_has_a_fuzz_target() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");
     let manifest = std::fs::read_to_string(folder.join("Cargo.toml")).unwrap();
     for (target, _) in readers::ALL {

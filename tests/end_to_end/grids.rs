@@ -1,4 +1,4 @@
-//! Predictions, references and images whose grids nearly agree, or agree along other axes.
+//! Predictions, references and images whose grids nearly agree, or differ in orientation.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use ctseg_image::space::{Grid, LabelMap, Orientation, Reorientation, Volume};
 use ndarray::Array3;
 use serde_json::Value;
 
-fn write(path: &Path, labels: &LabelMap) {
+fn write_map(path: &Path, labels: &LabelMap) {
     write_labels(path, labels, &NiftiHeader::for_grid(&labels.grid).unwrap()).unwrap();
 }
 
@@ -24,7 +24,7 @@ fn labels() -> LabelMap {
     LabelMap { grid, data }
 }
 
-fn turned(labels: &LabelMap, orientation: &str) -> LabelMap {
+fn reoriented(labels: &LabelMap, orientation: &str) -> LabelMap {
     let reorientation = Reorientation::between(Orientation::RAS, orientation.parse().unwrap());
     LabelMap {
         grid: labels.grid.reoriented_by(&reorientation),
@@ -39,11 +39,11 @@ fn moved(labels: &LabelMap, voxels: f64) -> LabelMap {
 }
 
 #[test]
-fn predictions_along_other_axes_are_measured_alike() {
+fn predictions_in_other_orientations_score_the_same() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     let reference = labels();
-    write(&at("ref/a.nii.gz"), &reference);
+    write_map(&at("ref/a.nii.gz"), &reference);
     let mut prediction = reference.clone();
     prediction.data.swap([3, 3, 3], [0, 0, 0]);
     let figures = |name: &str| -> Value {
@@ -59,7 +59,7 @@ fn predictions_along_other_axes_are_measured_alike() {
     };
     for orientation in ["RAS", "LPS", "SAR", "PIL"] {
         let folder_of = format!("{orientation}/a.nii.gz");
-        write(&at(&folder_of), &turned(&prediction, orientation));
+        write_map(&at(&folder_of), &reoriented(&prediction, orientation));
         let arguments = [
             "evaluate",
             orientation,
@@ -67,8 +67,8 @@ fn predictions_along_other_axes_are_measured_alike() {
             "-o",
             &format!("out_{orientation}"),
         ];
-        let said = stderr(&run(folder.path(), &arguments, 0));
-        assert!(!said.contains("warning"), "{said}");
+        let log = stderr(&run(folder.path(), &arguments, 0));
+        assert!(!log.contains("warning"), "{log}");
         assert_eq!(
             figures(&format!("out_{orientation}")),
             figures("out_RAS"),
@@ -78,45 +78,45 @@ fn predictions_along_other_axes_are_measured_alike() {
 }
 
 #[test]
-fn one_rule_by_the_farthest_corner_holds_for_evaluate() {
+fn evaluate_compares_grids_by_the_farthest_corner() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    write(&at("ref/a.nii.gz"), &labels());
-    let said = |voxels: f64, more: &[&str], code: i32| {
-        write(&at("pred/a.nii.gz"), &moved(&labels(), voxels));
+    write_map(&at("ref/a.nii.gz"), &labels());
+    let evaluate = |voxels: f64, more: &[&str], code: i32| {
+        write_map(&at("pred/a.nii.gz"), &moved(&labels(), voxels));
         let arguments = [&["evaluate", "pred", "ref", "-o", "out"], more].concat();
         stderr(&run(folder.path(), &arguments, code))
     };
-    assert!(!said(0.009, &[], 0).contains("off its reference"));
-    let note = said(0.09, &[], 0);
+    assert!(!evaluate(0.009, &[], 0).contains("off its reference"));
+    let note = evaluate(0.09, &[], 0);
     assert!(
         note.contains("0.09 voxels (0.081 mm) off its reference"),
         "{note}"
     );
     assert!(!note.contains("warning"), "{note}");
-    let warning = said(0.4, &[], 0);
+    let warning = evaluate(0.4, &[], 0);
     assert!(
         warning.contains("warning") && warning.contains("0.40 voxels"),
         "{warning}"
     );
-    let refused = said(0.6, &[], 1);
+    let refused = evaluate(0.6, &[], 1);
     assert!(
         refused.contains(
             "the labels differ in position, by up to 0.540 mm, 0.60 voxels, from their reference"
         ),
         "{refused}"
     );
-    assert!(said(0.6, &["--grid-tolerance", "0.7"], 0).contains("0.60 voxels"));
-    assert!(said(0.09, &["--grid-tolerance", "0.05"], 1).contains("more than 0.05 voxels"));
-    let wrong = said(0.0, &["--grid-tolerance=-1"], 2);
+    assert!(evaluate(0.6, &["--grid-tolerance", "0.7"], 0).contains("0.60 voxels"));
+    assert!(evaluate(0.09, &["--grid-tolerance", "0.05"], 1).contains("more than 0.05 voxels"));
+    let wrong = evaluate(0.0, &["--grid-tolerance=-1"], 2);
     assert!(
-        wrong.contains("expected a number of voxels from 0"),
+        wrong.contains("expected a number of voxels of at least 0"),
         "{wrong}"
     );
 }
 
 #[test]
-fn labels_along_other_axes_are_converted_onto_their_image() {
+fn labels_in_other_orientations_are_converted_to_the_image_grid() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     let expected = labels();
@@ -125,17 +125,17 @@ fn labels_along_other_axes_are_converted_onto_their_image() {
         data: expected.data.mapv(|label| 50.0 * f32::from(label)),
     };
     write_volume(&at("data/images/a.nii.gz"), &image, VoxelType::I16).unwrap();
-    write(&at("data/labels/a.nii.gz"), &turned(&expected, "LIP"));
+    write_map(&at("data/labels/a.nii.gz"), &reoriented(&expected, "LIP"));
     let arguments = ["convert", "data", "--to", "nnunet", "-o", "raw"];
-    let said = stderr(&run(folder.path(), &arguments, 0));
-    // An image of 0, 50 and 100 is no CT.
+    let log = stderr(&run(folder.path(), &arguments, 0));
+    // An image of 0, 50 and 100 is not CT.
     assert!(
-        said.contains("does not look like CT in Hounsfield units"),
-        "{said}"
+        log.contains("does not look like CT in Hounsfield units"),
+        "{log}"
     );
     let converted = Dataset::open(&at("raw/Dataset500_data")).unwrap();
     let LabelSource::Map(path) = &converted.cases[0].labels else {
-        panic!("a label map");
+        panic!("not a label map");
     };
     // The header rounds to 32 bits.
     let found = read_labels(path).unwrap().1;

@@ -1,4 +1,4 @@
-//! Files and names that are made to hang a command, to crash it, or to be taken for something else.
+//! Hostile files and names: made to block a command, crash it, or be taken for something else.
 
 use std::fs;
 use std::path::Path;
@@ -9,8 +9,8 @@ use crate::common::{run, stderr};
 use ctseg_image::nifti::{LabelNames, NiftiHeader, write_named_labels};
 use ctseg_image::space::{Grid, LabelMap};
 
-/// A label map whose label has this name.
-fn labels(path: &Path, name: &str) {
+/// Writes a label map whose label has this name.
+fn write_named(path: &Path, name: &str) {
     let grid = Grid::with_spacing([4, 1, 1], [2.0, 5.0, 10.0]);
     let data = ndarray::Array3::from_shape_vec((1, 1, 4), vec![1, 1, 0, 0]).unwrap();
     let header = NiftiHeader::for_grid(&grid).unwrap();
@@ -18,7 +18,7 @@ fn labels(path: &Path, name: &str) {
     write_named_labels(path, &LabelMap { grid, data }, &header, &names).unwrap();
 }
 
-/// FIFOs, each in the place of a file that a command reads.
+/// FIFOs in place of files that a command reads.
 const FIFOS: [&str; 9] = [
     "x.nii",
     "x.npy",
@@ -50,32 +50,32 @@ fn no_command_waits_for_a_fifo() {
         "model",
         "run",
     ] {
-        let said = stderr(&run(folder, &["inspect", what], 1));
+        let log = stderr(&run(folder, &["inspect", what], 1));
         let expected = "is a FIFO; expected a regular file";
-        assert!(said.contains(expected), "{what}: {said}");
+        assert!(log.contains(expected), "{what}: {log}");
     }
     run(folder, &["inspect", "decathlon"], 1);
     run(folder, &["inspect", "own"], 1);
-    let said = stderr(&run(folder, &["status", "--config", "x.toml"], 1));
-    assert!(said.contains("x.toml: cannot read: is a FIFO"), "{said}");
+    let log = stderr(&run(folder, &["status", "--config", "x.toml"], 1));
+    assert!(log.contains("x.toml: cannot read: is a FIFO"), "{log}");
 }
 
 #[test]
 fn a_label_name_of_any_length_is_shown() {
     let folder = tempfile::tempdir().unwrap();
     let name = "x".repeat(70_000);
-    labels(&folder.path().join("a.nii.gz"), &name);
+    write_named(&folder.path().join("a.nii.gz"), &name);
     let output = run(folder.path(), &["inspect", "a.nii.gz"], 0);
     assert!(String::from_utf8(output.stdout).unwrap().contains(&name));
 }
 
 #[test]
-fn names_are_no_formulas_in_tables() {
+fn names_in_tables_are_not_formulas() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     for kind in ["pred", "ref"] {
-        labels(&at(&format!("{kind}/=cmd().nii.gz")), "liver");
-        labels(&at(&format!("{kind}/b.nii.gz")), "liver");
+        write_named(&at(&format!("{kind}/=cmd().nii.gz")), "liver");
+        write_named(&at(&format!("{kind}/b.nii.gz")), "liver");
     }
     run(folder.path(), &["evaluate", "pred", "ref", "-o", "out"], 0);
     let read = |name: &str| fs::read_to_string(at(name)).unwrap();

@@ -1,4 +1,4 @@
-//! Models and recipes whose numbers cannot be: one line that names them, before anything is sized by them.
+//! Models and recipes with impossible numbers are refused in one line, before anything is allocated by them.
 
 use std::fs;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::common::{phantoms, random_model, run, stderr};
 use ctseg_base::hash::file_sha256;
 
-/// A change of `model.toml`: what stands there, what replaces it, and what is said.
+/// A change of `model.toml`: text, replacement and expected message.
 type Change = (&'static str, &'static str, &'static str);
 
 const CHANGES: [Change; 16] = [
@@ -68,8 +68,8 @@ const CHANGES: [Change; 16] = [
     ("1 = \"liver\"", "0300 = \"liver\"", "structures"),
 ];
 
-/// Writes what `change` makes of the model's manifest, and its checksum.
-fn changed(model: &Path, change: impl Fn(&str) -> String) {
+/// Changes the model's manifest, and updates its checksum.
+fn change_manifest(model: &Path, change: impl Fn(&str) -> String) {
     let manifest = model.join("model.toml");
     let text = fs::read_to_string(&manifest).unwrap();
     let other = change(&text);
@@ -98,33 +98,33 @@ fn models_with_impossible_recipes_are_refused_when_they_are_opened() {
         for (bytes, path) in &kept {
             fs::write(path, bytes).unwrap();
         }
-        changed(&here.join("model"), |text| {
-            // The second stage's, or what is the whole model's.
+        change_manifest(&here.join("model"), |text| {
+            // The last match: that of the second stage or of the whole model.
             let at = text
                 .rfind(from)
                 .unwrap_or_else(|| panic!("{from} in {text}"));
             [&text[..at], to, &text[at + from.len()..]].concat()
         });
         let arguments = ["predict", "data/images", "-o", "out", "--model", "model"];
-        let said = stderr(&run(here, &arguments, 1));
-        assert!(said.contains(expected), "{to}: {said}");
-        assert!(said.contains("model/"), "{to}: {said}");
-        assert_eq!(said.lines().count(), 1, "{to}: {said}");
+        let log = stderr(&run(here, &arguments, 1));
+        assert!(log.contains(expected), "{to}: {log}");
+        assert!(log.contains("model/"), "{to}: {log}");
+        assert_eq!(log.lines().count(), 1, "{to}: {log}");
         let entries = here.join("out").read_dir().into_iter().flatten();
         assert_eq!(entries.count(), 0, "{to}");
     }
 }
 
 #[test]
-fn recipes_with_impossible_numbers_are_one_line() {
+fn recipes_with_impossible_numbers_are_refused_in_one_line() {
     let folder = tempfile::tempdir().unwrap();
     let recipe = |set: &str, expected: &str, code: i32| {
         let arguments = [
             "fit", "--stage", "refine", "--data", "nowhere", "--set", set,
         ];
-        let said = stderr(&run(folder.path(), &arguments, code));
-        assert!(said.contains(expected), "{said}");
-        assert_eq!(said.lines().count(), 1, "{said}");
+        let log = stderr(&run(folder.path(), &arguments, code));
+        assert!(log.contains(expected), "{log}");
+        assert_eq!(log.lines().count(), 1, "{log}");
     };
     recipe("folds=4611686018427387904", "folds must be 1 to 1000", 1);
     recipe(
@@ -136,9 +136,9 @@ fn recipes_with_impossible_numbers_are_one_line() {
     let stage = [
         "fit", "--stage", "refine", "--data", "nowhere", "--set", nine,
     ];
-    let said = stderr(&run(folder.path(), &stage, 1));
+    let log = stderr(&run(folder.path(), &stage, 1));
     assert!(
-        said.contains("nowhere") && !said.contains("panicked"),
-        "{said}"
+        log.contains("nowhere") && !log.contains("panicked"),
+        "{log}"
     );
 }

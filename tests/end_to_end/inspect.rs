@@ -1,4 +1,4 @@
-//! `ctseg inspect` of files of other kinds, and of images channel by channel.
+//! `ctseg inspect` of unsupported files, multi-channel images and probabilities.
 
 use std::fs;
 use std::io::Write;
@@ -33,8 +33,8 @@ fn put(folder: &Path, name: &str, bytes: &[u8]) {
 
 const POINTER: &[u8] = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n";
 
-/// Files and a folder of other kinds in `folder`, and a volume `x.nii`; that one's bytes.
-fn other_kinds(folder: &Path) -> Vec<u8> {
+/// Writes unsupported files and a folder in `folder`, and a volume `x.nii`; returns its bytes.
+fn write_unsupported(folder: &Path) -> Vec<u8> {
     write_image(&folder.join("x.nii"), 0.0);
     let whole = fs::read(folder.join("x.nii")).unwrap();
     let mut pair = whole[..348].to_vec();
@@ -56,10 +56,10 @@ fn other_kinds(folder: &Path) -> Vec<u8> {
 }
 
 #[test]
-fn files_of_other_kinds_are_named_with_what_to_do() {
+fn unsupported_files_are_named_with_a_remedy() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    other_kinds(folder);
+    write_unsupported(folder);
     for (what, expected) in [
         ("x.hdr", "x.hdr: the header of an .hdr/.img pair"),
         ("x.img", "x.img: the voxels of an .hdr/.img pair"),
@@ -88,23 +88,23 @@ fn files_of_other_kinds_are_named_with_what_to_do() {
             "s.zip: a zip archive; expected a NIfTI image; unpack it first",
         ),
     ] {
-        let said = stderr(&run(folder, &["inspect", what], 1));
-        assert!(said.contains(expected), "{said}");
+        let log = stderr(&run(folder, &["inspect", what], 1));
+        assert!(log.contains(expected), "{log}");
     }
-    // A model's weights and a dataset's description that were not fetched.
+    // Weights and a dataset description that are Git LFS pointers.
     for name in ["w.safetensors", "w.pth", "d/dataset.json"] {
         put(folder, name, POINTER);
         let what = name.trim_end_matches("/dataset.json");
-        let said = stderr(&run(folder, &["inspect", what], 1));
-        assert!(said.contains("git lfs pull"), "{said}");
+        let log = stderr(&run(folder, &["inspect", what], 1));
+        assert!(log.contains("git lfs pull"), "{log}");
     }
 }
 
 #[test]
-fn a_volume_is_known_by_its_content_and_padding_is_passed_over() {
+fn a_volume_is_recognised_by_content_and_padding_is_ignored() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    let whole = other_kinds(folder);
+    let whole = write_unsupported(folder);
     put(folder, "a3f0ba7b052af6f1caa3", &whole);
     assert_eq!(inspected(folder, "a3f0ba7b052af6f1caa3")["kind"], "volume");
     put(folder, "padded.nii", &[&whole[..], &[0; 160]].concat());
@@ -116,7 +116,7 @@ fn a_volume_is_known_by_its_content_and_padding_is_passed_over() {
 }
 
 #[test]
-fn images_of_several_channels_are_shown_channel_by_channel() {
+fn multi_channel_images_are_shown_by_channel() {
     let folder = tempfile::tempdir().unwrap();
     let parts = ["a.nii", "b.nii"].map(|name| folder.path().join(name));
     for (part, value) in parts.iter().zip([-1000.0, 100.0]) {
@@ -150,7 +150,7 @@ fn images_of_several_channels_are_shown_channel_by_channel() {
         text.contains("voxels (x, y, z), 2 channels\n") && text.contains("\nchannel 1 "),
         "{text}"
     );
-    // A vector in the fifth dimension, as programs of registration write it.
+    // A vector in the fifth dimension, as registration programs write it.
     let mut fifth = fs::read(&parts[0]).unwrap();
     fifth[40..54].copy_from_slice(&[5i16, 4, 3, 1, 1, 2, 1].map(i16::to_le_bytes).concat());
     fs::write(folder.path().join("fifth.nii"), fifth).unwrap();
@@ -159,7 +159,7 @@ fn images_of_several_channels_are_shown_channel_by_channel() {
 }
 
 #[test]
-fn saved_probabilities_are_shown_structure_by_structure() {
+fn saved_probabilities_are_shown_by_structure() {
     let folder = tempfile::tempdir().unwrap();
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/compat/out/case_4.json");
     let mut sidecar: Value = serde_json::from_slice(&fs::read(root).unwrap()).unwrap();
@@ -179,7 +179,7 @@ fn saved_probabilities_are_shown_structure_by_structure() {
         )
         .bytes(),
     );
-    // 1 and 0.2 as 16-bit reals.
+    // 1 and 0.2 in f16.
     array.extend((0..48).flat_map(|at| if at < 24 { [0x00, 0x3c] } else { [0x66, 0x32] }));
     fs::write(folder.path().join("case_probabilities.npy"), array).unwrap();
     for name in ["case_probabilities.nii.gz", "case_probabilities.npy"] {
@@ -208,7 +208,7 @@ fn saved_probabilities_are_shown_structure_by_structure() {
         let text = String::from_utf8(text).unwrap();
         assert!(text.contains("mL ≥ 0.5") && text.contains("0.24"), "{text}");
     }
-    // Without its sidecar an array is still one.
+    // Without a sidecar the array is still shown.
     fs::remove_file(folder.path().join("case.json")).unwrap();
     let found = inspected(folder.path(), "case_probabilities.npy");
     assert_eq!(found["channels"][0]["voxels_above_half"], 24);

@@ -1,10 +1,10 @@
-//! `--log-format json`: everything on stderr is an object a line, whatever happens.
+//! `--log-format json`: every line on stderr is a JSON object.
 
 use crate::common::batches::batch;
 use crate::common::{SMALL, ctseg, phantoms, run, stderr};
 use serde_json::Value;
 
-/// Lines as objects; each has what every line has.
+/// The lines as objects; fails unless each has the common fields.
 fn lines(stderr: &str, command: &str) -> Vec<Value> {
     let lines = stderr.lines().map(|line| {
         let value: Value =
@@ -25,7 +25,7 @@ fn lines(stderr: &str, command: &str) -> Vec<Value> {
 }
 
 #[test]
-fn a_batch_with_a_bad_volume_is_told_in_objects() {
+fn a_batch_with_a_bad_volume_logs_json() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     batch(folder, 3);
@@ -38,11 +38,11 @@ fn a_batch_with_a_bad_volume_is_told_in_objects() {
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(3));
-    let told = lines(&stderr(&output), "predict");
-    assert!(told.iter().all(|line| line["job"] == "70_3"), "{told:?}");
-    let warned = told.iter().find(|line| line["level"] == "warning").unwrap();
+    let log = lines(&stderr(&output), "predict");
+    assert!(log.iter().all(|line| line["job"] == "70_3"), "{log:?}");
+    let warned = log.iter().find(|line| line["level"] == "warning").unwrap();
     assert!(warned["message"].as_str().unwrap().contains("bad.nii.gz"));
-    let progress = told
+    let progress = log
         .iter()
         .find(|line| line["task"] == "segmenting")
         .unwrap();
@@ -53,12 +53,12 @@ fn a_batch_with_a_bad_volume_is_told_in_objects() {
         (&"cases".into(), &true.into())
     );
     assert!(progress["per_second"].as_f64().unwrap() > 0.0);
-    // Results stay what they were, on stdout.
+    // Results are still text on stdout.
     assert!(String::from_utf8_lossy(&output.stdout).starts_with("3 of 4 volumes segmented"));
 }
 
 #[test]
-fn a_training_is_told_in_objects() {
+fn a_training_logs_json() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let data = phantoms(&folder.join("data"), 4, 0);
@@ -67,8 +67,8 @@ fn a_training_is_told_in_objects() {
     fit.extend(["--device", "flex", "--epochs", "1", "--no-out-of-fold"]);
     fit.extend(["--no-mlflow", "--log-format", "json"]);
     fit.extend(SMALL);
-    let told = lines(&stderr(&run(folder, &fit, 0)), "fit");
-    let epoch = told
+    let log = lines(&stderr(&run(folder, &fit, 0)), "fit");
+    let epoch = log
         .iter()
         .find(|line| line["task"] == "fold 0 epoch 1")
         .unwrap();
@@ -80,21 +80,21 @@ fn a_training_is_told_in_objects() {
         epoch["done"].as_u64().unwrap() > 0 && epoch.get("job").is_none(),
         "{epoch}"
     );
-    let said = |text: &str| {
-        told.iter()
+    let has_message = |text: &str| {
+        log.iter()
             .any(|line| line["message"].as_str().unwrap().contains(text))
     };
-    assert!(said("validation Dice"), "{told:?}");
+    assert!(has_message("validation Dice"), "{log:?}");
 }
 
 #[test]
-fn errors_are_objects_too() {
+fn errors_are_json_too() {
     let folder = tempfile::tempdir().unwrap();
-    let told = |arguments: &[&str], code: i32, command: &str| {
+    let error = |arguments: &[&str], code: i32, command: &str| {
         let output = run(folder.path(), arguments, code);
-        let mut told = lines(&stderr(&output), command);
-        assert_eq!(told.len(), 1, "{told:?}");
-        let error = told.remove(0);
+        let mut log = lines(&stderr(&output), command);
+        assert_eq!(log.len(), 1, "{log:?}");
+        let error = log.remove(0);
         assert_eq!(
             (&error["level"], &error["exit_code"]),
             (&"error".into(), &code.into())
@@ -102,11 +102,11 @@ fn errors_are_objects_too() {
         error["message"].as_str().unwrap().to_owned()
     };
     let missing = ["inspect", "nowhere.nii.gz", "--log-format=json"];
-    assert!(told(&missing, 1, "inspect").contains("nowhere.nii.gz"));
-    // Command lines that cannot be read.
-    let wrong = told(&["--log-format", "json", "predict", "--colour"], 2, "");
+    assert!(error(&missing, 1, "inspect").contains("nowhere.nii.gz"));
+    // Invalid command lines.
+    let wrong = error(&["--log-format", "json", "predict", "--colour"], 2, "");
     assert!(wrong.contains("unexpected argument '--colour'"), "{wrong}");
-    let wrong = told(&["fit", "--log-format=json"], 2, "");
+    let wrong = error(&["fit", "--log-format=json"], 2, "");
     assert!(wrong.contains("--stage"), "{wrong}");
     let output = run(folder.path(), &["fit", "--log-format", "xml"], 2);
     assert!(
@@ -114,10 +114,10 @@ fn errors_are_objects_too() {
         "{}",
         stderr(&output)
     );
-    // Help is for people, whoever asks.
+    // Help stays text.
     let help = run(folder.path(), &["--help", "--log-format", "json"], 0);
     assert!(String::from_utf8_lossy(&help.stdout).contains("Usage: ctseg"));
-    // Without the flag errors stay as they were.
+    // Without the flag errors are text.
     let output = run(folder.path(), &["inspect", "nowhere.nii.gz"], 1);
     assert!(
         stderr(&output).starts_with("error: nowhere.nii.gz"),

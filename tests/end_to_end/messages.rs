@@ -1,4 +1,4 @@
-//! What commands say: each error and warning once, in plain English, with what to do.
+//! Messages of commands: each error and warning once, in plain English, with what to do.
 
 use std::fs;
 use std::path::Path;
@@ -15,8 +15,8 @@ fn stdout(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// `images/` + `labels/` of `root`, whose label maps hold a block of 1 and one of 2; in nnU-Net's layout with `ignore`
-/// as a third label, where that is asked for.
+/// Writes `images/` and `labels/` in `root`; the label maps contain a block of 1 and one of 2. With `ignore` in
+/// nnU-Net's layout, where 2 is the ignore label.
 fn dataset(root: &Path, cases: usize, ignore: bool) {
     let (images, labels) = match ignore {
         true => ("imagesTr", "labelsTr"),
@@ -46,7 +46,7 @@ fn dataset(root: &Path, cases: usize, ignore: bool) {
 }
 
 #[test]
-fn an_io_error_says_its_cause_once() {
+fn an_io_error_states_its_cause_once() {
     let folder = tempfile::tempdir().unwrap();
     for arguments in [
         &["--config", "nowhere.toml", "inspect", "x.nii"][..],
@@ -55,18 +55,18 @@ fn an_io_error_says_its_cause_once() {
         &["inspect", "nowhere.nii.gz"],
         &["report", "nowhere", "-o", "x.html"],
     ] {
-        let said = stderr(&run(folder.path(), arguments, 1));
+        let log = stderr(&run(folder.path(), arguments, 1));
         assert!(
-            said.starts_with("error: ") && said.lines().count() == 1,
-            "{said}"
+            log.starts_with("error: ") && log.lines().count() == 1,
+            "{log}"
         );
-        assert!(said.matches("No such file").count() <= 1, "{said}");
-        assert!(said.matches("nowhere").count() == 1, "{said}");
+        assert!(log.matches("No such file").count() <= 1, "{log}");
+        assert!(log.matches("nowhere").count() == 1, "{log}");
     }
 }
 
 #[test]
-fn an_output_that_is_a_file_is_named_as_one() {
+fn an_output_path_that_is_a_file_is_reported() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     batch(folder, 1);
@@ -107,11 +107,11 @@ fn an_output_that_is_a_file_is_named_as_one() {
         &["demo", "--output", "afile"],
     ] {
         let output = ctseg(folder, arguments).output().unwrap();
-        let said = stderr(&output);
-        let error = said.lines().last().unwrap_or_default();
+        let log = stderr(&output);
+        let error = log.lines().last().unwrap_or_default();
         assert!(
             error.starts_with("error: ") && error.contains("afile: is a file"),
-            "{arguments:?}: {said}"
+            "{arguments:?}: {log}"
         );
         assert!(matches!(output.status.code(), Some(1 | 2)), "{arguments:?}");
         assert_eq!(fs::read_to_string(folder.join("afile")).unwrap(), "mine");
@@ -119,25 +119,25 @@ fn an_output_that_is_a_file_is_named_as_one() {
 }
 
 #[test]
-fn a_prediction_says_each_warning_once_and_a_line_per_volume() {
+fn predict_prints_each_warning_once_and_a_line_per_volume() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     batch(folder, 2);
     fs::write(folder.join("images/bad.nii.gz"), "no volume").unwrap();
     let predict = ["predict", "images", "-o", "out", "--device", "flex"];
     let output = run(folder, &predict, 3);
-    let (said, printed) = (stderr(&output), stdout(&output));
+    let (log, printed) = (stderr(&output), stdout(&output));
     assert!(printed.starts_with("2 of 3 volumes segmented"), "{printed}");
     let listed = "  failed  1, listed in out/failures.jsonl";
     assert!(printed.lines().any(|line| line == listed), "{printed}");
-    let both = said.clone() + &printed;
-    let warnings: Vec<&str> = said
+    let both = log.clone() + &printed;
+    let warnings: Vec<&str> = log
         .lines()
         .filter(|line| line.starts_with("warning: "))
         .collect();
     assert!(
         warnings.iter().any(|line| line.contains("bad.nii.gz")),
-        "{said}"
+        "{log}"
     );
     for warning in warnings {
         let text = warning
@@ -147,10 +147,10 @@ fn a_prediction_says_each_warning_once_and_a_line_per_volume() {
     }
     for case in ["case_00", "case_01"] {
         let line = |line: &&str| line.contains(&format!("/3 images/{case}.nii.gz: "));
-        let lines: Vec<&str> = said.lines().filter(line).collect();
-        assert!(lines.len() == 1 && lines[0].ends_with(" s"), "{said}");
+        let lines: Vec<&str> = log.lines().filter(line).collect();
+        assert!(lines.len() == 1 && lines[0].ends_with(" s"), "{log}");
     }
-    // What is kept has its line too; a single volume is one.
+    // A kept case has its line too; one volume is singular.
     let one = [
         "predict",
         "images/case_00.nii.gz",
@@ -167,11 +167,14 @@ fn a_prediction_says_each_warning_once_and_a_line_per_volume() {
     );
     let printed = stdout(&output);
     assert!(printed.starts_with("0 of 1 volume segmented"), "{printed}");
-    assert!(printed.contains("kept    1 label map,"), "{printed}");
+    assert!(
+        printed.contains("kept    1 label map of the same input and model"),
+        "{printed}"
+    );
 }
 
 #[test]
-fn a_training_that_is_refused_says_so_once() {
+fn a_refused_training_is_reported_once() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     dataset(&folder.join("data"), 3, false);
@@ -182,18 +185,13 @@ fn a_training_that_is_refused_says_so_once() {
         stderr(&output)
     };
     // Too few patients.
-    let said = fit(&["--set", "folds=9"]);
-    assert!(!said.contains("not tracked"), "{said}");
-    let error = said
-        .lines()
-        .last()
-        .unwrap()
-        .strip_prefix("error: ")
-        .unwrap();
-    assert_eq!(said.matches(error).count(), 1, "{said}");
-    // A broken label map is named once, though the run says at the end that there are problems.
+    let log = fit(&["--set", "folds=9"]);
+    assert!(!log.contains("not tracked"), "{log}");
+    let error = log.lines().last().unwrap().strip_prefix("error: ").unwrap();
+    assert_eq!(log.matches(error).count(), 1, "{log}");
+    // A broken label map is named once, although the error at the end counts the problems.
     fs::write(folder.join("data/labels/c1.nii.gz"), "no volume").unwrap();
-    let said = fit(&["--set", "folds=2"]);
-    assert_eq!(said.matches("labels/c1.nii.gz").count(), 1, "{said}");
-    assert!(said.contains("1 problem in 1 of 3 cases"), "{said}");
+    let log = fit(&["--set", "folds=2"]);
+    assert_eq!(log.matches("labels/c1.nii.gz").count(), 1, "{log}");
+    assert!(log.contains("1 problem in 1 of 3 cases"), "{log}");
 }

@@ -1,14 +1,14 @@
-//! `--metrics-file`: figures for Prometheus, whole at every moment.
+//! `--metrics-file`: metrics for Prometheus, complete at every moment.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::common::batches::{batch, leftovers};
+use crate::common::batches::{batch, temp_files};
 use crate::common::{SMALL, ctseg, phantoms, run, stderr};
 use serde_json::Value;
 
-/// The value of the sample that begins with this name and holds all of these labels.
+/// The value of the sample with this name and all of these labels.
 fn value(text: &str, name: &str, labels: &[&str]) -> Option<f64> {
     let mut lines = text.lines().filter(|line| !line.starts_with('#'));
     let found = lines.find(|line| {
@@ -24,9 +24,9 @@ fn read(path: &Path) -> String {
 }
 
 /// Compares our reading of a file with that of Prometheus' own client.
-fn checked_by_prometheus(path: &Path) {
+fn check_with_prometheus(path: &Path) {
     let Some(python) = std::env::var_os("CTSEG_TEST_PYTHON") else {
-        println!("the check is left out: CTSEG_TEST_PYTHON names no Python with prometheus-client");
+        println!("check skipped: CTSEG_TEST_PYTHON is not set to a Python with prometheus-client");
         return;
     };
     let output = Command::new(python)
@@ -62,14 +62,14 @@ fn checked_by_prometheus(path: &Path) {
 }
 
 #[test]
-fn a_batch_leaves_its_figures() {
+fn a_batch_writes_its_metrics() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     batch(folder, 3);
     std::fs::write(folder.join("images/bad.nii.gz"), "no volume").unwrap();
     let mut predict = vec!["predict", "images", "-o", "out", "--device", "flex"];
     predict.extend(["--metrics-file", "figures/ctseg.prom"]);
-    let said = stderr(&run(folder, &predict, 3));
+    let log = stderr(&run(folder, &predict, 3));
     let path = folder.join("figures/ctseg.prom");
     let text = read(&path);
     let cases = |state: &str| value(&text, "ctseg_cases_total", &[&format!("state=\"{state}\"")]);
@@ -80,9 +80,9 @@ fn a_batch_leaves_its_figures() {
     let own = ["command=\"predict\""];
     assert_eq!(value(&text, "ctseg_exit_code", &own), Some(3.0), "{text}");
     assert_eq!(value(&text, "ctseg_up", &own), Some(0.0));
-    let warnings = said.lines().filter(|line| line.starts_with("warning: "));
+    let warnings = log.lines().filter(|line| line.starts_with("warning: "));
     let counted = value(&text, "ctseg_warnings_total", &own);
-    assert_eq!(counted, Some(warnings.count() as f64), "{said}");
+    assert_eq!(counted, Some(warnings.count() as f64), "{log}");
     let segmenting = ["task=\"segmenting\"", "unit=\"cases\""];
     assert_eq!(value(&text, "ctseg_task_done", &segmenting), Some(4.0));
     assert_eq!(value(&text, "ctseg_task_size", &segmenting), Some(4.0));
@@ -91,8 +91,8 @@ fn a_batch_leaves_its_figures() {
         value(&text, "ctseg_info", &["engine=\"flex", "version=\""]).is_some(),
         "{text}"
     );
-    checked_by_prometheus(&path);
-    assert_eq!(leftovers(&folder.join("figures")), 0);
+    check_with_prometheus(&path);
+    assert_eq!(temp_files(&folder.join("figures")), 0);
 
     std::fs::remove_file(folder.join("images/bad.nii.gz")).unwrap();
     run(folder, &predict, 0);
@@ -102,7 +102,7 @@ fn a_batch_leaves_its_figures() {
         Some(3.0)
     );
     assert_eq!(value(&text, "ctseg_exit_code", &own), Some(0.0));
-    // Who looks on writes no figures in the place of those that are watched.
+    // Monitoring commands do not overwrite the metrics.
     let status = ctseg(folder, &["status", "out"])
         .env("CTSEG_METRICS_FILE", &path)
         .output();
@@ -111,7 +111,7 @@ fn a_batch_leaves_its_figures() {
 }
 
 #[test]
-fn a_training_has_figures_while_it_goes_on() {
+fn a_running_training_has_metrics() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let data = phantoms(&folder.join("data"), 4, 0);
@@ -128,17 +128,17 @@ fn a_training_has_figures_while_it_goes_on() {
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
-    let begun = Instant::now();
+    let started = Instant::now();
     let own = ["network=\"fold 0\"", "command=\"fit\"", "job_id=\"71\""];
-    // At every moment the file is whole: it ends with a line's end, and has its first figure.
+    // The file is complete at every moment: it has its first metric and ends with a newline.
     let text = loop {
         let text = std::fs::read_to_string(&path).unwrap_or_default();
         assert!(text.is_empty() || text.starts_with("# HELP ctseg_up") && text.ends_with('\n'));
         if value(&text, "ctseg_epoch", &own).is_some_and(|epoch| epoch >= 1.0) {
             break text;
         }
-        assert!(begun.elapsed() < Duration::from_secs(240), "waited in vain");
-        assert!(child.try_wait().unwrap().is_none(), "it ended");
+        assert!(started.elapsed() < Duration::from_secs(240), "timed out");
+        assert!(child.try_wait().unwrap().is_none(), "the process ended");
         std::thread::sleep(Duration::from_millis(20));
     };
     assert_eq!(value(&text, "ctseg_up", &own[1..]), Some(1.0));
@@ -162,11 +162,11 @@ fn a_training_has_figures_while_it_goes_on() {
         Some(75.0)
     );
     assert_eq!(value(&read(&path), "ctseg_up", &own[1..]), Some(0.0));
-    checked_by_prometheus(&path);
+    check_with_prometheus(&path);
 }
 
 #[test]
-fn a_file_that_cannot_be_written_is_refused_at_once() {
+fn an_unwritable_metrics_file_is_refused_at_the_start() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir(folder.path().join("there")).unwrap();
     std::fs::write(folder.path().join("file"), "").unwrap();

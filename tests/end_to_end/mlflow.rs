@@ -1,10 +1,10 @@
-//! Runs in a real MLflow server, as its own Python client sees them. Left out without `CTSEG_TEST_MLFLOW`.
+//! Runs on a real MLflow server, read by its own Python client. Skipped without `CTSEG_TEST_MLFLOW`.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::Barrier;
 
-use crate::common::mlflow::{Heard, PASSWORD, TestServer, server, wait_for};
+use crate::common::mlflow::{CapturedLog, PASSWORD, TestServer, server, wait_for};
 use crate::common::{SMALL, ctseg, phantoms, publish_random, small_recipe, stderr};
 use ctseg_base::hash::file_sha256;
 use ctseg_core::model::bundle::Bundle;
@@ -35,8 +35,8 @@ fn point(step: u64, values: &[(&str, f64)]) -> Point {
     }
 }
 
-/// The run called `name`; there is exactly one.
-fn run_called<'a>(content: &'a Value, experiment: &str, name: &str) -> &'a Value {
+/// The run named `name`; fails unless there is exactly one.
+fn run_named<'a>(content: &'a Value, experiment: &str, name: &str) -> &'a Value {
     let runs = content["experiments"][experiment]["runs"]
         .as_array()
         .unwrap();
@@ -49,14 +49,14 @@ fn run_called<'a>(content: &'a Value, experiment: &str, name: &str) -> &'a Value
 fn history(run: &Value, name: &str) -> Vec<(u64, String)> {
     let points = run["metrics"][name].as_array();
     let points = points.unwrap_or_else(|| panic!("no {name} in {run:#}"));
-    let of = |point: &Value| {
+    let step_and_value = |point: &Value| {
         let value = point[1].as_str().unwrap().to_owned();
         (point[0].as_u64().unwrap(), value)
     };
-    points.iter().map(of).collect()
+    points.iter().map(step_and_value).collect()
 }
 
-/// A model with random weights, and what a run says of it.
+/// A model with random weights, as a run reports it.
 fn a_model(folder: &Path) -> TrainedModel {
     publish_random(folder, &small_recipe("1", &[]), &[&["a"], &["b"]]);
     TrainedModel {
@@ -68,8 +68,8 @@ fn a_model(folder: &Path) -> TrainedModel {
     }
 }
 
-/// Tells everything that can be told, in the run folder `folder`.
-fn tell_everything(tracker: &dyn Tracker, folder: &Path, model: &TrainedModel) {
+/// Logs events of every kind in the run folder `folder`.
+fn log_everything(tracker: &dyn Tracker, folder: &Path, model: &TrainedModel) {
     let sweep = RunIdentity {
         name: "sweep",
         folder,
@@ -143,30 +143,30 @@ fn everything(trial: &Path, model: &TrainedModel) -> [Event; 10] {
     ]
 }
 
-/// All that a run can tell arrives, and arriving twice changes nothing.
+/// Events of every kind arrive, and arriving twice changes nothing.
 fn everything_arrives(test: &TestServer) {
     let folder = tempfile::tempdir().unwrap();
     let model = a_model(&folder.path().join("model"));
     let runs = folder.path().join("runs/sweep");
     std::fs::create_dir_all(&runs).unwrap();
-    let (heard, observer) = Heard::new();
+    let (log, observer) = CapturedLog::new();
     let mlflow = Mlflow::new(
         Some(server(&test.uri())),
         Some("everything".to_owned()),
         None,
         &observer,
     );
-    tell_everything(&mlflow.unwrap(), &runs, &model);
-    let warnings = heard.warnings();
+    log_everything(&mlflow.unwrap(), &runs, &model);
+    let warnings = log.warnings();
     assert!(
         warnings.len() == 1 && warnings[0].contains("gone.txt"),
         "{warnings:?}"
     );
-    assert!(heard.sayings()[0].contains("/#/experiments/"));
+    assert!(log.infos()[0].contains("/#/experiments/"));
     let content = test.content();
     assert_everything(&content, &runs, &model);
 
-    // Where it is forgotten what was delivered, all is sent again.
+    // Without the record of deliveries everything is sent again.
     for place in [&runs, &runs.join("trials/000")] {
         std::fs::remove_file(place.join("tracking/delivered.json")).unwrap();
     }
@@ -181,13 +181,13 @@ fn everything_arrives(test: &TestServer) {
 }
 
 fn assert_everything(content: &Value, runs: &Path, model: &TrainedModel) {
-    let sweep = run_called(content, "everything", "sweep");
+    let sweep = run_named(content, "everything", "sweep");
     assert_eq!(
         (&sweep["status"], &sweep["parent"]),
         (&"FAILED".into(), &Value::Null)
     );
     assert_eq!(sweep["tags"]["ctseg.failure"], "disk full");
-    let trial = run_called(content, "everything", "000");
+    let trial = run_named(content, "everything", "000");
     assert_eq!(trial["status"], "FINISHED");
     assert_eq!(trial["parent"], sweep["id"]);
     let params = trial["params"].as_object().unwrap();
@@ -204,7 +204,7 @@ fn assert_everything(content: &Value, runs: &Path, model: &TrainedModel) {
     }
     assert_eq!(trial["metrics"]["step/loss"][1][2], 1_760_000_002_000_i64);
     assert_eq!(history(trial, "edge/nan"), [(0, "nan".to_owned())]);
-    // What its databases make of infinity.
+    // MLflow's databases store infinity like this.
     assert_eq!(
         history(trial, "edge/inf"),
         [(0, "1.7976931348623157e+308".to_owned())]
@@ -227,7 +227,7 @@ fn assert_everything(content: &Value, runs: &Path, model: &TrainedModel) {
     assert_model(content, trial, model);
 }
 
-/// The model that `trial` has made is shown, with its files, and registered.
+/// Fails unless the model of `trial` is logged with its files, and registered.
 fn assert_model(content: &Value, trial: &Value, model: &TrainedModel) {
     let models = content["experiments"]["everything"]["models"]
         .as_array()
@@ -259,14 +259,14 @@ fn assert_model(content: &Value, trial: &Value, model: &TrainedModel) {
     assert!(registered.contains("liver and spleen"), "{registered}");
 }
 
-/// Eight that begin at once agree on one parent; a run that names its parent lies below that.
-fn tasks_of_an_array_lie_below_one_run(test: &TestServer) {
+/// Eight runs that start at once share one parent; a run that names its parent is below it.
+fn array_tasks_share_one_parent_run(test: &TestServer) {
     let folder = tempfile::tempdir().unwrap();
-    let begin_at_once = Barrier::new(8);
-    let told = |task: usize, parent_run: Parent, together: bool| {
+    let barrier = Barrier::new(8);
+    let log_task = |task: usize, parent_run: Parent, concurrent: bool| {
         let run = folder.path().join(format!("task{task}"));
         std::fs::create_dir_all(&run).unwrap();
-        let (heard, observer) = Heard::new();
+        let (log, observer) = CapturedLog::new();
         let experiment = Some("array".to_owned());
         let mlflow = Mlflow::new(Some(server(&test.uri())), experiment, None, &observer);
         let mlflow = mlflow.unwrap().with_parent_run(Some(parent_run));
@@ -276,52 +276,52 @@ fn tasks_of_an_array_lie_below_one_run(test: &TestServer) {
             folder: &run,
             parent: None,
         };
-        if together {
-            begin_at_once.wait();
+        if concurrent {
+            barrier.wait();
         }
         mlflow.run_started(&identity).unwrap();
-        wait_for("the run is made", || {
+        wait_for("the run is not created", || {
             run.join("tracking/delivered.json").exists()
         });
-        if together {
-            begin_at_once.wait();
+        if concurrent {
+            barrier.wait();
         }
         mlflow.run_ended(&identity, &Outcome::Finished).unwrap();
-        assert!(heard.warnings().is_empty(), "{:?}", heard.warnings());
+        assert!(log.warnings().is_empty(), "{:?}", log.warnings());
     };
     std::thread::scope(|scope| {
-        let told = &told;
+        let log_task = &log_task;
         for task in 0..8 {
-            scope.spawn(move || told(task, Parent::group("slurm lab 70"), true));
+            scope.spawn(move || log_task(task, Parent::group("slurm lab 70"), true));
         }
     });
-    // One more that begins when all is over.
-    told(8, Parent::group("slurm lab 70"), false);
+    // One more that starts after all others have ended.
+    log_task(8, Parent::group("slurm lab 70"), false);
     let mut content = test.content();
-    // Those that were made at once by several and taken back.
+    // Parents created concurrently and then deleted do not count.
     let runs = content["experiments"]["array"]["runs"].as_array_mut();
     let runs = runs.unwrap();
     runs.retain(|run| run["stage"] == "active");
     assert_eq!(runs.len(), 10);
-    let group = run_called(&content, "array", "slurm lab 70");
+    let group = run_named(&content, "array", "slurm lab 70");
     assert_eq!(
         (&group["status"], &group["parent"]),
         (&"FINISHED".into(), &Value::Null)
     );
     for task in 0..9 {
-        let run = run_called(&content, "array", &format!("task {task}"));
+        let run = run_named(&content, "array", &format!("task {task}"));
         assert_eq!(run["parent"], group["id"], "task {task}");
     }
     let named = group["id"].as_str().unwrap().to_owned();
-    told(9, Parent::Run(named), false);
+    log_task(9, Parent::Run(named), false);
     let content = test.content();
     assert_eq!(
-        run_called(&content, "array", "task 9")["parent"],
+        run_named(&content, "array", "task 9")["parent"],
         group["id"]
     );
 }
 
-/// `ctseg sync` in `folder`; what it prints.
+/// Runs `ctseg sync` in `folder`; returns stdout.
 fn sync(test: &TestServer, folder: &Path, arguments: &[&str], code: i32) -> String {
     let output = ctseg(folder, &[&["sync"], arguments].concat())
         .env("MLFLOW_TRACKING_URI", test.uri())
@@ -338,13 +338,13 @@ fn sync(test: &TestServer, folder: &Path, arguments: &[&str], code: i32) -> Stri
 }
 
 #[test]
-fn runs_are_in_the_server_whole_and_once() {
+fn runs_arrive_complete_and_once() {
     let Some(mut test) = TestServer::start(None) else {
         return;
     };
     everything_arrives(&test);
-    tasks_of_an_array_lie_below_one_run(&test);
-    deleted::an_experiment_comes_back(&test);
-    fits::a_killed_fit_goes_on_in_its_run(&test);
-    fits::two_stages_outlive_their_server(&mut test);
+    array_tasks_share_one_parent_run(&test);
+    deleted::a_deleted_experiment_is_restored(&test);
+    fits::a_killed_fit_resumes_in_the_same_run(&test);
+    fits::two_stages_survive_a_server_outage(&mut test);
 }

@@ -1,4 +1,4 @@
-//! What goes wrong between runs and an MLflow server, and that nothing is lost or sent for ever by it.
+//! Faults between runs and an MLflow server: nothing is lost, and nothing is retried forever.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::common::fake_mlflow::{Fake, Special, a_run, body, is, with_artifacts_at};
-use crate::common::mlflow::{Heard, server, wait_for};
+use crate::common::fake_mlflow::{Fake, Override, a_run, body, is, with_artifacts_at};
+use crate::common::mlflow::{CapturedLog, server, wait_for};
 use ctseg_base::progress::Silent;
 use ctseg_core::run::tracker::{Event, Outcome, Point, RunIdentity, Tracker};
 use ctseg_http::login::Credentials;
@@ -26,7 +26,7 @@ mod files;
 mod logins;
 
 /// Answers the first `times` requests for `path_end` with `answer`.
-fn at_first(times: usize, path_end: &'static str, answer: ResponseTemplate) -> Box<Special> {
+fn first_requests(times: usize, path_end: &'static str, answer: ResponseTemplate) -> Box<Override> {
     let seen = AtomicUsize::new(0);
     Box::new(move |request| {
         let now = is(request, path_end) && seen.fetch_add(1, Ordering::SeqCst) < times;
@@ -51,9 +51,9 @@ fn points(names: &[&str], steps: std::ops::Range<u64>) -> Event {
     }
 }
 
-/// Tells `events` of a run in `folder` while it is sent to `server`; what was heard.
-fn told(server: Option<Server>, folder: &Path, events: &[Event]) -> Arc<Heard> {
-    let (heard, observer) = Heard::new();
+/// Logs `events` of a run in `folder` while they are sent to `server`; returns the captured log.
+fn log_run(server: Option<Server>, folder: &Path, events: &[Event]) -> Arc<CapturedLog> {
+    let (log, observer) = CapturedLog::new();
     let mlflow = Mlflow::new(server, None, None, &observer).unwrap();
     let identity = RunIdentity {
         name: "a run",
@@ -65,15 +65,15 @@ fn told(server: Option<Server>, folder: &Path, events: &[Event]) -> Arc<Heard> {
         mlflow.log_event(event).unwrap();
     }
     mlflow.run_ended(&identity, &Outcome::Finished).unwrap();
-    heard
+    log
 }
 
-fn synced(server: Server, parts: Multipart, folder: &Path) -> sync::SyncResult {
+fn sync_run(server: Server, parts: Multipart, folder: &Path) -> sync::SyncResult {
     let link = Arc::new(Link::open(server).unwrap().with_multipart(parts));
     sync(&link, folder, &Silent)
 }
 
-/// Steps that arrived of a metric, in requests that were answered well.
+/// The steps of `loss` that arrived, without the first `failed` requests.
 fn steps(fake: &Fake, failed: usize) -> Vec<u64> {
     let requests = fake.requests();
     let batches = requests.iter().filter(|r| is(r, "log-batch")).skip(failed);
@@ -88,29 +88,29 @@ fn steps(fake: &Fake, failed: usize) -> Vec<u64> {
 }
 
 #[test]
-fn a_server_that_is_too_busy_is_asked_again_when_it_says() {
+fn a_busy_server_is_retried_after_the_time_it_names() {
     let busy = ResponseTemplate::new(429).insert_header("Retry-After", "20");
-    let fake = Fake::start(at_first(1, "log-batch", busy));
+    let fake = Fake::start(first_requests(1, "log-batch", busy));
     let run = tempfile::tempdir().unwrap();
-    let heard = told(
+    let log = log_run(
         Some(fake.server()),
         run.path(),
         &[points(&["loss"], 1..2501)],
     );
-    // The end of the run does not wait for what the server has put off.
-    let warnings = heard.warnings();
+    // The end of the run does not wait for Retry-After.
+    let warnings = log.warnings();
     assert!(warnings[0].contains("429"), "{warnings:?}");
     assert!(warnings[1].contains("ctseg sync"), "{warnings:?}");
-    let after = synced(fake.server(), Multipart::default(), run.path());
+    let after = sync_run(fake.server(), Multipart::default(), run.path());
     assert_eq!(after.outcome, sync::Outcome::All);
     assert_eq!(steps(&fake, 1), (1..2501).collect::<Vec<_>>());
 }
 
 #[test]
-fn a_server_that_comes_back_gets_everything_while_the_run_goes_on() {
-    let fake = Fake::start(at_first(2, "log-batch", ResponseTemplate::new(503)));
+fn a_recovered_server_receives_everything_during_the_run() {
+    let fake = Fake::start(first_requests(2, "log-batch", ResponseTemplate::new(503)));
     let run = tempfile::tempdir().unwrap();
-    let (heard, observer) = Heard::new();
+    let (log, observer) = CapturedLog::new();
     let mlflow = Mlflow::new(Some(fake.server()), None, None, &observer).unwrap();
     let identity = RunIdentity {
         name: "a run",
@@ -119,39 +119,38 @@ fn a_server_that_comes_back_gets_everything_while_the_run_goes_on() {
     };
     mlflow.run_started(&identity).unwrap();
     mlflow.log_event(&points(&["loss"], 1..11)).unwrap();
-    wait_for("not back", || {
-        heard
-            .sayings()
+    wait_for("the server is not back", || {
+        log.infos()
             .iter()
             .any(|line| line.contains("answers again"))
     });
     mlflow.log_event(&points(&["loss"], 11..21)).unwrap();
     mlflow.run_ended(&identity, &Outcome::Finished).unwrap();
-    assert_eq!(heard.warnings().len(), 1, "{:?}", heard.warnings());
+    assert_eq!(log.warnings().len(), 1, "{:?}", log.warnings());
     assert_eq!(steps(&fake, 2), (1..21).collect::<Vec<_>>());
 }
 
 #[test]
-fn a_run_whose_making_went_unanswered_is_found_again() {
-    let made = AtomicUsize::new(0);
+fn a_run_created_without_an_answer_is_found_again() {
+    let created = AtomicUsize::new(0);
     let fake = Fake::start(Box::new(move |request| {
         if is(request, "runs/create") {
-            made.fetch_add(1, Ordering::SeqCst);
+            created.fetch_add(1, Ordering::SeqCst);
             return Some(ResponseTemplate::new(500));
         }
-        let known = is(request, "runs/search") && made.load(Ordering::SeqCst) > 0;
+        let known = is(request, "runs/search") && created.load(Ordering::SeqCst) > 0;
         known.then(|| ResponseTemplate::new(200).set_body_json(json!({"runs": [a_run()]})))
     }));
     let run = tempfile::tempdir().unwrap();
-    told(None, run.path(), &[points(&["loss"], 1..3)]);
-    let after = synced(fake.server(), Multipart::default(), run.path());
+    log_run(None, run.path(), &[points(&["loss"], 1..3)]);
+    let after = sync_run(fake.server(), Multipart::default(), run.path());
     assert_eq!(after.outcome, sync::Outcome::All);
     assert_eq!(fake.count("runs/create"), 1);
     assert_eq!(steps(&fake, 0), [1, 2]);
 }
 
 #[test]
-fn no_storm_of_requests_where_we_may_not_enter() {
+fn a_rejected_login_is_not_retried() {
     let closed = ResponseTemplate::new(401).set_body_string("You are not\nauthenticated.");
     let fake = Fake::start(Box::new(move |_| Some(closed.clone())));
     let run = tempfile::tempdir().unwrap();
@@ -159,15 +158,15 @@ fn no_storm_of_requests_where_we_may_not_enter() {
         credentials: Credentials::Token("s3cret".to_owned()),
         ..fake.server()
     };
-    let heard = told(Some(server.clone()), run.path(), &[points(&["loss"], 1..3)]);
-    let warnings = heard.warnings();
+    let log = log_run(Some(server.clone()), run.path(), &[points(&["loss"], 1..3)]);
+    let warnings = log.warnings();
     assert!(
         warnings[0].contains("401") && warnings[0].contains("MLFLOW_TRACKING_TOKEN"),
         "{warnings:?}"
     );
     assert!(warnings[1].contains("ctseg sync"), "{warnings:?}");
     assert_eq!(fake.requests().len(), 1);
-    let after = synced(server, Multipart::default(), run.path());
+    let after = sync_run(server, Multipart::default(), run.path());
     let sync::Outcome::ServerFailed(why) = &after.outcome else {
         panic!("{after:?}");
     };
@@ -178,21 +177,21 @@ fn no_storm_of_requests_where_we_may_not_enter() {
 }
 
 #[test]
-fn what_is_no_mlflow_server_is_told_as_such() {
+fn a_server_other_than_mlflow_is_reported() {
     let login = ResponseTemplate::new(200).set_body_string("<html>Please log in</html>");
     let onward = ResponseTemplate::new(302).insert_header("Location", "https://login.example/");
     for (answer, expected) in [(login, "Please log in"), (onward, "login.example")] {
         let fake = Fake::start(Box::new(move |_| Some(answer.clone())));
         let run = tempfile::tempdir().unwrap();
-        let heard = told(Some(fake.server()), run.path(), &[]);
-        let warnings = heard.warnings();
+        let log = log_run(Some(fake.server()), run.path(), &[]);
+        let warnings = log.warnings();
         assert!(warnings[0].contains(expected), "{warnings:?}");
         assert_eq!(fake.requests().len(), 1);
     }
 }
 
 #[test]
-fn a_server_that_hangs_holds_nobody_up() {
+fn a_hanging_server_does_not_block_the_run() {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let uri = format!("http://{}", listener.local_addr().unwrap());
     // Connections wait in the listener's queue and are never answered.
@@ -201,14 +200,14 @@ fn a_server_that_hangs_holds_nobody_up() {
         timeout: Duration::from_millis(300),
         ..server(&uri)
     };
-    let heard = told(Some(hanging), run.path(), &[points(&["loss"], 1..3)]);
-    let warnings = heard.warnings();
+    let log = log_run(Some(hanging), run.path(), &[points(&["loss"], 1..3)]);
+    let warnings = log.warnings();
     assert!(warnings[0].contains("timed out"), "{warnings:?}");
     assert!(warnings[1].contains("ctseg sync"), "{warnings:?}");
 }
 
 #[test]
-fn one_value_that_is_not_wanted_costs_no_other() {
+fn a_rejected_metric_does_not_affect_the_others() {
     let fake = Fake::start(Box::new(|request| {
         let text = String::from_utf8_lossy(&request.body).into_owned();
         let refused = json!({"error_code": "INVALID_PARAMETER_VALUE", "message": "no bad ones"});
@@ -220,8 +219,8 @@ fn one_value_that_is_not_wanted_costs_no_other() {
         points(&["bad", "good"], 1..4),
         Event::Tags(vec![("host".to_owned(), "here".to_owned())]),
     ];
-    told(None, run.path(), &events);
-    let after = synced(fake.server(), Multipart::default(), run.path());
+    log_run(None, run.path(), &events);
+    let after = sync_run(fake.server(), Multipart::default(), run.path());
     assert_eq!(after.outcome, sync::Outcome::All);
     assert_eq!((after.sent.metrics, after.sent.left_out), (3, 3));
     assert!(
@@ -232,7 +231,7 @@ fn one_value_that_is_not_wanted_costs_no_other() {
 }
 
 #[test]
-fn a_run_that_was_deleted_on_the_server_is_told_once() {
+fn a_run_deleted_on_the_server_is_reported_once() {
     let fake = Fake::start(Box::new(|request| {
         let mut gone = a_run();
         gone["info"]["lifecycle_stage"] = json!("deleted");
@@ -245,23 +244,23 @@ fn a_run_that_was_deleted_on_the_server_is_told_once() {
         }
     }));
     let run = tempfile::tempdir().unwrap();
-    let heard = told(
+    let log = log_run(
         Some(fake.server()),
         run.path(),
         &[points(&["loss"], 1..500)],
     );
-    let warnings = heard.warnings();
+    let warnings = log.warnings();
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert!(warnings[0].contains("deleted"), "{warnings:?}");
     assert_eq!(fake.count("log-batch"), 1);
 }
 
 #[test]
-fn what_is_read_and_sent_at_once_is_bounded() {
+fn batches_are_bounded() {
     let run = tempfile::tempdir().unwrap();
-    told(None, run.path(), &[points(&["a", "b"], 1..5001)]);
+    log_run(None, run.path(), &[points(&["a", "b"], 1..5001)]);
     let fake = Fake::start(Box::new(|_| None));
-    let after = synced(fake.server(), Multipart::default(), run.path());
+    let after = sync_run(fake.server(), Multipart::default(), run.path());
     assert_eq!(after.sent.metrics, 10_000);
     let requests = fake.requests();
     let batches = requests.iter().filter(|request| is(request, "log-batch"));

@@ -1,4 +1,4 @@
-//! Normalisation in recipes: values like nnU-Net's in training and prediction, up to what lies beyond the volume.
+//! Normalisation in recipes: values like nnU-Net's in training and prediction, including the padding.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::sync_channel;
@@ -30,8 +30,8 @@ fn volume(shape: [usize; 3]) -> Array3<f32> {
     })
 }
 
-/// A patch of `size` that begins at `corner`, with Hounsfield units for changes of them.
-fn filled(
+/// A patch of `size` at `corner`, with Hounsfield units for augmentation of them.
+fn augmented_patch(
     augmentation: &Augmentation,
     seed: u64,
     (channel, above): (&Array3<f32>, Option<Array3<f32>>),
@@ -62,8 +62,8 @@ fn filled(
     patch.index_axis_move(Axis(0), 0)
 }
 
-/// Every change but those of Hounsfield units, each in half of the patches.
-fn everything() -> Augmentation {
+/// Every augmentation except those of Hounsfield units, each in half of the patches.
+fn all_intensity_and_spatial() -> Augmentation {
     Augmentation {
         rotation_probability: 0.5,
         rotation_degrees: 30.0,
@@ -83,50 +83,62 @@ fn everything() -> Augmentation {
 }
 
 #[test]
-fn changes_in_intensity_are_those_of_windows_and_beyond_the_volume_is_the_mean() {
+fn intensity_augmentation_matches_windows_and_padding_is_the_mean() {
     let (shape, margin) = ([14, 30, 34], [40, 80, 80]);
     let hu = volume(shape);
     let values = hu.mapv(|hu| scaling().of_hu(hu));
-    // The same volume amid so much of the mean, in shares of the window, that no turn looks beyond it.
+    // The same volume in a wide margin of the mean, in fractions of the window, so that no rotation leaves the margin.
     let [z, y, x] = [0, 1, 2].map(|axis| shape[axis] + 2 * margin[axis]);
-    let mut amid = Array3::from_elem((z, y, x), scaling().share(0.0));
-    amid.slice_mut(s![40..54, 80..110, 80..114])
+    let mut padded = Array3::from_elem((z, y, x), scaling().share(0.0));
+    padded
+        .slice_mut(s![40..54, 80..110, 80..114])
         .assign(&hu.mapv(|hu| scaling().window.scaled(hu)));
     let size = [16, 32, 32];
     let mut changed = 0;
     for seed in 0..40 {
-        let found = filled(
-            &everything(),
+        let found = augmented_patch(
+            &all_intensity_and_spatial(),
             seed,
             (&values, None),
             &[scaling()],
             ([0; 3], size),
         );
-        let expected = filled(&everything(), seed, (&amid, None), &[], (margin, size));
+        let expected = augmented_patch(
+            &all_intensity_and_spatial(),
+            seed,
+            (&padded, None),
+            &[],
+            (margin, size),
+        );
         let expected = expected.mapv(|share| scaling().of_share(share));
-        let apart = (&found - &expected).mapv(f32::abs);
-        let furthest = apart.iter().fold(0f32, |a, b| a.max(*b));
+        let difference = (&found - &expected).mapv(f32::abs);
+        let furthest = difference.iter().fold(0f32, |a, b| a.max(*b));
         assert!(furthest < 2e-3, "{seed}: {furthest}");
         let (low, high) = (scaling().of_share(0.0), scaling().of_share(1.0));
         assert!(found.iter().all(|v| (low - 1e-5..=high + 1e-5).contains(v)));
         changed += usize::from(found.slice(s![..14, ..30, ..32]) != values.slice(s![.., .., ..32]));
     }
     assert!(changed > 30, "{changed}");
-    // Unchanged patches: what is beyond the volume is 0 to the last bit, as where patches are padded.
-    let still = filled(
+    // Unchanged patches: the padding is exactly 0.
+    let unchanged = augmented_patch(
         &Augmentation::none(),
         1,
         (&values, None),
         &[scaling()],
         ([0; 3], size),
     );
-    let apart = &still.slice(s![..14, ..30, ..]) - &values.slice(s![.., .., ..32]);
-    assert!(apart.iter().all(|v| v.abs() < 1e-6));
-    assert!(still.slice(s![14.., .., ..]).iter().all(|v| v.abs() < 1e-6));
+    let difference = &unchanged.slice(s![..14, ..30, ..]) - &values.slice(s![.., .., ..32]);
+    assert!(difference.iter().all(|v| v.abs() < 1e-6));
+    assert!(
+        unchanged
+            .slice(s![14.., .., ..])
+            .iter()
+            .all(|v| v.abs() < 1e-6)
+    );
 }
 
 #[test]
-fn shifts_and_metal_act_before_the_windows_and_not_beyond_the_volume() {
+fn shifts_and_metal_act_before_windowing_and_not_in_the_padding() {
     let (shape, size) = ([10, 30, 30], [12, 36, 36]);
     let hu = volume(shape);
     let values = hu.mapv(|hu| scaling().of_hu(hu));
@@ -140,25 +152,25 @@ fn shifts_and_metal_act_before_the_windows_and_not_beyond_the_volume() {
         };
         for seed in 0..6 {
             let source = (&values, Some(above.clone()));
-            let found = filled(&augmentation, seed, source, &[scaling()], ([0; 3], size));
+            let found = augmented_patch(&augmentation, seed, source, &[scaling()], ([0; 3], size));
             let inside = found.slice(s![..10, ..30, ..30]);
             let expected = hu.mapv(|hu| scaling().of_hu(hu + shift));
-            let apart = (&inside - &expected).mapv(f32::abs);
-            let same = apart.iter().filter(|v| **v < 1e-4).count();
+            let difference = (&inside - &expected).mapv(f32::abs);
+            let same = difference.iter().filter(|v| **v < 1e-4).count();
             assert!(same > 5000, "{seed}: {same}");
             assert_eq!(same == 9000, metal == 0.0, "{seed}: {same}");
-            for beyond in [
+            for padding in [
                 found.slice(s![10.., .., ..]),
                 found.slice(s![.., 30.., ..]),
                 found.slice(s![.., .., 30..]),
             ] {
-                assert!(beyond.iter().all(|v| v.abs() < 1e-6), "{seed}");
+                assert!(padding.iter().all(|v| v.abs() < 1e-6), "{seed}");
             }
         }
     }
 }
 
-/// The first batch of a training with these settings.
+/// The first training batch with these settings.
 fn first_batch(dataset: &Dataset, settings: &[&str]) -> Batch {
     let settings: Vec<String> = settings.iter().map(|s| (*s).to_owned()).collect();
     let recipe = Recipe::named("single", &settings).unwrap();
@@ -187,25 +199,25 @@ fn a_recipes_batches_are_normalised_and_padded_with_the_mean() {
     with_ct.push(CT);
     let normalised = first_batch(&dataset, &with_ct);
     assert_eq!(shown.input_shape, normalised.input_shape);
-    let (mut inside, mut beyond) = (0, 0);
+    let (mut inside, mut padding) = (0, 0);
     for (share, value) in shown.input.iter().zip(&normalised.input) {
         let expected = (-160.0 + share * 400.0 - 45.0) / 80.5;
         if (value - expected).abs() < 1e-4 {
             inside += 1;
         } else {
             assert_eq!((*share, *value), (0.0, 0.0));
-            beyond += 1;
+            padding += 1;
         }
     }
-    assert!(inside > 1000 && beyond > 100, "{inside} {beyond}");
-    // Each volume's own mean and deviation are others.
+    assert!(inside > 1000 && padding > 100, "{inside} {padding}");
+    // The mean and deviation of each volume differ from these.
     let mut with_z_score = common.to_vec();
     with_z_score.push("normalisation={ kind = 'z_score' }");
     assert_ne!(first_batch(&dataset, &with_z_score).input, normalised.input);
 }
 
 #[test]
-fn inspect_says_what_the_channels_show() {
+fn inspect_shows_the_channel_normalisation() {
     let folder = tempfile::tempdir().unwrap();
     let recipe = Recipe::named("refine", &[CT.to_owned()]).unwrap();
     std::fs::write(folder.path().join("ct.toml"), recipe.to_toml().unwrap()).unwrap();

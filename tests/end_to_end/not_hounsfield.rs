@@ -1,4 +1,4 @@
-//! CT whose values are not Hounsfield units: told by `inspect`, by the figures of a dataset and before training, brought
+//! CT whose values are not Hounsfield units: reported by `inspect`, by fingerprints and before training, and converted
 //! to Hounsfield units where that is safe.
 
 use std::path::Path;
@@ -23,14 +23,14 @@ fn windowed(hu: f32) -> f32 {
     (hu.clamp(-160.0, 240.0) + 160.0) / 400.0
 }
 
-/// The image at `from` with other values, at `to`.
-fn changed(from: &Path, to: &Path, voxel_type: VoxelType, of: impl Fn(f32) -> f32) {
+/// Writes the image at `from` with mapped values to `to`.
+fn map_values(from: &Path, to: &Path, voxel_type: VoxelType, of: impl Fn(f32) -> f32) {
     let volume = read_volume(from).unwrap().volume;
     let data = volume.data.mapv(of);
     write_volume(to, &Volume { data, ..volume }, voxel_type).unwrap();
 }
 
-/// What `inspect` warns of.
+/// The warnings of `inspect`.
 fn warnings(folder: &Path, arguments: &[&str]) -> Vec<String> {
     let output = run(folder, &[&["inspect", "--json"], arguments].concat(), 0);
     let value: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -61,33 +61,33 @@ fn a_ct_passes_and_its_copies_on_other_scales_do_not() {
     passes(&[CT]);
     passes(&[LABELS]);
     let ct = Path::new(CT);
-    changed(ct, &at("plus.nii"), VoxelType::I16, |hu| hu + 1024.0);
+    map_values(ct, &at("plus.nii"), VoxelType::I16, |hu| hu + 1024.0);
     warned(
         &["plus.nii"],
         "as if 1024 had not been subtracted; subtract it, or use --rescale-hu auto",
     );
-    let said = passes(&["plus.nii", "--rescale-hu", "auto"]);
+    let converted = passes(&["plus.nii", "--rescale-hu", "auto"]);
     assert!(
-        said.contains(&"converted to HU: 1024 subtracted".to_owned()),
-        "{said:?}"
+        converted.contains(&"converted to HU: 1024 subtracted".to_owned()),
+        "{converted:?}"
     );
     passes(&["plus.nii", "--rescale-hu", "-1024,1"]);
-    changed(ct, &at("wrapped.nii.gz"), VoxelType::U16, wrapped);
+    map_values(ct, &at("wrapped.nii.gz"), VoxelType::U16, wrapped);
     warned(&["wrapped.nii.gz"], "just below 65536");
     passes(&["wrapped.nii.gz", "--rescale-hu", "auto"]);
-    changed(ct, &at("unit.nii.gz"), VoxelType::F32, windowed);
+    map_values(ct, &at("unit.nii.gz"), VoxelType::F32, windowed);
     warned(&["unit.nii.gz"], "all values lie from 0 to 1");
     warned(
         &["unit.nii.gz", "--rescale-hu", "auto"],
         "all values lie from 0 to 1",
     );
-    changed(ct, &at("bytes.nii.gz"), VoxelType::U8, |hu| {
+    map_values(ct, &at("bytes.nii.gz"), VoxelType::U8, |hu| {
         255.0 * windowed(hu)
     });
     warned(&["bytes.nii.gz"], "all values lie from 0 to 255");
-    changed(ct, &at("zeros.nii.gz"), VoxelType::I16, |_| 0.0);
+    map_values(ct, &at("zeros.nii.gz"), VoxelType::I16, |_| 0.0);
     warned(&["zeros.nii.gz"], "every voxel has the value 0");
-    // Labels without names are no CT either, and nobody says that they are.
+    // Labels without names are not taken for CT.
     let labels = read_volume(Path::new(LABELS)).unwrap().volume;
     write_volume(&at("labels.nii.gz"), &labels, VoxelType::U8).unwrap();
     passes(&["labels.nii.gz"]);
@@ -99,33 +99,33 @@ fn a_ct_passes_and_its_copies_on_other_scales_do_not() {
     );
 }
 
-/// Phantoms of which the second has 1024 added and the third wrapped around; with the foreground's figures before.
-fn spoilt(folder: &Path) -> (String, Value) {
+/// Phantoms: the second with 1024 added, the third wrapped around; returns the fingerprint from before.
+fn phantoms_not_in_hu(folder: &Path) -> (String, Value) {
     let descriptor = phantoms(folder, 3, 0);
     let path = descriptor.to_str().unwrap().to_owned();
-    let before = foreground(folder, &[&path]);
+    let before = fingerprint(folder, &[&path]);
     let dataset = Dataset::open(&descriptor).unwrap();
     let images: Vec<&Path> = dataset
         .cases
         .iter()
         .map(|case| case.image.as_path())
         .collect();
-    changed(images[1], images[1], VoxelType::I16, |hu| hu + 1024.0);
-    changed(images[2], images[2], VoxelType::U16, wrapped);
+    map_values(images[1], images[1], VoxelType::I16, |hu| hu + 1024.0);
+    map_values(images[2], images[2], VoxelType::U16, wrapped);
     (path, before)
 }
 
-fn foreground(folder: &Path, arguments: &[&str]) -> Value {
+fn fingerprint(folder: &Path, arguments: &[&str]) -> Value {
     let all = [&["inspect", "--fingerprint", "--json"], arguments].concat();
     let value: Value = serde_json::from_slice(&run(folder, &all, 0).stdout).unwrap();
     value["fingerprint"].clone()
 }
 
 #[test]
-fn wrapped_air_of_one_value_is_no_structure_of_a_label_map() {
+fn wrapped_air_is_not_taken_for_a_label() {
     let folder = tempfile::tempdir().unwrap();
     let flat = |hu: f32| wrapped(hu.max(-700.0));
-    changed(
+    map_values(
         Path::new(CT),
         &folder.path().join("flat.nii"),
         VoxelType::U16,
@@ -136,27 +136,27 @@ fn wrapped_air_of_one_value_is_no_structure_of_a_label_map() {
 }
 
 #[test]
-fn the_planner_takes_no_other_values_for_hounsfield_units() {
+fn the_planner_excludes_values_that_are_not_hounsfield_units() {
     let folder = tempfile::tempdir().unwrap();
-    let (path, before) = spoilt(folder.path());
+    let (path, before) = phantoms_not_in_hu(folder.path());
     assert_eq!(before["not_hu"], Value::Null);
     let output = run(
         folder.path(),
         &["plan", &path, "-o", "plan", "--memory", "4G"],
         0,
     );
-    let said = stderr(&output);
+    let log = stderr(&output);
     for (case, why) in [
         ("phantom_001", "1024 had not been"),
         ("phantom_002", "just below 65536"),
     ] {
-        let lines = said
+        let lines = log
             .lines()
             .filter(|line| line.contains(case))
             .collect::<Vec<_>>();
-        assert!(lines.len() == 1 && lines[0].contains(why), "{said}");
+        assert!(lines.len() == 1 && lines[0].contains(why), "{log}");
     }
-    assert!(!said.contains("phantom_000"), "{said}");
+    assert!(!log.contains("phantom_000"), "{log}");
     let kept = std::fs::read(folder.path().join("plan/fingerprint.json")).unwrap();
     let kept: Value = serde_json::from_slice(&kept).unwrap();
     assert_eq!(kept["not_hu"].as_array().unwrap().len(), 2);
@@ -165,12 +165,12 @@ fn the_planner_takes_no_other_values_for_hounsfield_units() {
         highest <= before["foreground_hu"]["max"].as_f64().unwrap(),
         "{highest}"
     );
-    let mended = foreground(folder.path(), &[&path, "--rescale-hu", "auto"]);
-    assert_eq!(mended, before);
+    let rescaled = fingerprint(folder.path(), &[&path, "--rescale-hu", "auto"]);
+    assert_eq!(rescaled, before);
 }
 
 #[test]
-fn a_resumed_run_keeps_how_its_files_are_read() {
+fn reading_options_cannot_change_on_resume() {
     let folder = tempfile::tempdir().unwrap();
     for flag in [["--rescale-hu", "auto"], ["--grid-tolerance", "1"]] {
         for command in ["fit", "sweep"] {

@@ -1,4 +1,4 @@
-//! The cache of preprocessed cases: bit-identical to preprocessing again, never of other data, limited in size, shared.
+//! The cache of preprocessed cases: bit-identical to preprocessing again, never for other data, limited in size.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -25,11 +25,11 @@ mod size_limit;
 
 const LARGE: u64 = 1 << 40;
 
-/// Remembers warnings.
+/// Records warnings.
 #[derive(Default)]
-struct Warned(Mutex<Vec<String>>);
+struct Warnings(Mutex<Vec<String>>);
 
-impl Observer for Warned {
+impl Observer for Warnings {
     fn info(&self, _: &str) {}
 
     fn warn(&self, line: &str) {
@@ -41,7 +41,7 @@ impl Observer for Warned {
     }
 }
 
-impl Warned {
+impl Warnings {
     fn lines(&self) -> Vec<String> {
         self.0.lock().unwrap().clone()
     }
@@ -78,7 +78,7 @@ fn without_cache(dataset: &Dataset, recipe: &Recipe, case: usize) -> PreparedBit
     bits(&source.prepared(case).unwrap())
 }
 
-/// Everything of a preprocessed case, for bitwise comparison.
+/// All values of a preprocessed case, for bitwise comparison.
 type PreparedBits = (
     Vec<usize>,
     Vec<u32>,
@@ -207,7 +207,7 @@ fn damages(whole: &[u8], other: Vec<u8>) -> Vec<(&'static str, Vec<u8>)> {
     let mut damages = vec![
         ("empty", Vec::new()),
         ("text", b"not a case".to_vec()),
-        ("of another case", other),
+        ("from another case", other),
         ("vast", vast),
         ("longer", [whole, &[0]].concat()),
     ];
@@ -253,10 +253,10 @@ fn damaged_and_foreign_files_are_replaced_with_one_warning() {
     for (what, bytes) in damages(&whole, fs::read(&second).unwrap()) {
         fs::write(&first, &bytes).unwrap();
         fs::write(&second, &bytes[..bytes.len() / 2]).unwrap();
-        let warned = Warned::default();
+        let warnings = Warnings::default();
         let store = PreprocessedCache::new(&cache, LARGE);
         for case in [0, 1, 2] {
-            let (found, counts) = prepared(&dataset, &recipe, case, (&store, &warned));
+            let (found, counts) = prepared(&dataset, &recipe, case, (&store, &warnings));
             assert!(found == expected[case], "{what} {case}");
             assert_eq!(
                 counts,
@@ -264,7 +264,7 @@ fn damaged_and_foreign_files_are_replaced_with_one_warning() {
                 "{what} {case}"
             );
         }
-        let lines = warned.lines();
+        let lines = warnings.lines();
         assert_eq!(lines.len(), 1, "{what}: {lines:?}");
         assert!(
             lines[0].contains("removed") && lines[0].contains(".case"),
@@ -279,22 +279,22 @@ fn damaged_and_foreign_files_are_replaced_with_one_warning() {
 }
 
 #[test]
-fn a_folder_that_cannot_be_written_costs_a_warning() {
+fn an_unwritable_folder_is_one_warning() {
     let folder = tempfile::tempdir().unwrap();
     let dataset = Dataset::open(&phantoms(folder.path(), 2, 0)).unwrap();
     let recipe = recipe(&[]);
     let file = folder.path().join("file");
     fs::write(&file, "").unwrap();
-    let (store, warned) = (
+    let (store, warnings) = (
         PreprocessedCache::new(&file.join("cache"), LARGE),
-        Warned::default(),
+        Warnings::default(),
     );
     for case in [0, 1, 0] {
-        let (found, counts) = prepared(&dataset, &recipe, case, (&store, &warned));
+        let (found, counts) = prepared(&dataset, &recipe, case, (&store, &warnings));
         assert!(found == without_cache(&dataset, &recipe, case));
         assert_eq!(counts, (0, 1));
     }
-    let lines = warned.lines();
+    let lines = warnings.lines();
     assert_eq!(lines.len(), 1, "{lines:?}");
     assert!(
         lines[0].contains("case cache") && lines[0].contains("is a file"),

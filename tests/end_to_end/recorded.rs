@@ -1,4 +1,4 @@
-//! Predictions and evaluations as runs of their own, through the binary: only where asked for, and linked to the model.
+//! Predictions and evaluations as tracked runs: only on request, and linked to the model.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use crate::common::{phantoms, random_model, run};
 use ctseg_core::model::bundle::Bundle;
 use serde_json::Value;
 
-/// The events of the only run whose name ends so.
+/// The events of the only run whose name ends with `ending`.
 fn events(runs: &Path, ending: &str) -> Vec<Value> {
     let entries = std::fs::read_dir(runs).unwrap();
     let mut found = entries
@@ -19,7 +19,7 @@ fn events(runs: &Path, ending: &str) -> Vec<Value> {
     lines.collect()
 }
 
-/// The values of all events of a kind, together.
+/// The values of all events of a kind.
 fn values<'a>(events: &'a [Value], kind: &str) -> Vec<(&'a str, &'a Value)> {
     let of_kind = events.iter().filter(|event| event["event"] == kind);
     let values = of_kind.filter_map(|event| event["values"].as_object());
@@ -43,7 +43,7 @@ fn artifacts(events: &[Value]) -> Vec<&str> {
 }
 
 #[test]
-fn predictions_and_evaluations_are_runs_that_name_their_model() {
+fn predictions_and_evaluations_are_runs_linked_to_their_model() {
     let folder = tempfile::tempdir().unwrap();
     let data = phantoms(&folder.path().join("data"), 0, 2);
     random_model(&folder.path().join("model"), &[]);
@@ -51,10 +51,7 @@ fn predictions_and_evaluations_are_runs_that_name_their_model() {
     let data = data.to_str().unwrap();
     run(folder.path(), &["predict", images, "-o", "plain"], 0);
     run(folder.path(), &["evaluate", "plain", data], 0);
-    assert!(
-        !folder.path().join("runs").exists(),
-        "nobody asked for a run"
-    );
+    assert!(!folder.path().join("runs").exists(), "no run was requested");
 
     run(
         folder.path(),
@@ -100,7 +97,7 @@ fn predictions_and_evaluations_are_runs_that_name_their_model() {
 }
 
 #[test]
-fn what_fails_as_a_whole_is_a_run_that_failed() {
+fn a_failed_command_is_a_failed_run() {
     let folder = tempfile::tempdir().unwrap();
     phantoms(&folder.path().join("data"), 1, 0);
     let images = "data/images/*.nii.gz";

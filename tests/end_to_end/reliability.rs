@@ -1,4 +1,4 @@
-//! Calibration of saved probabilities: by hand, against NumPy, and where files are damaged.
+//! Calibration of saved probabilities: counted by hand, compared with NumPy, and with damaged files.
 
 use std::fs;
 use std::path::Path;
@@ -31,7 +31,7 @@ struct Case {
     brier: f64,
 }
 
-fn close(found: Option<f64>, expected: Option<f64>, what: &str) {
+fn assert_equal(found: Option<f64>, expected: Option<f64>, what: &str) {
     match (found, expected) {
         (None, None) => {}
         (Some(a), Some(b)) if (a - b).abs() < 1e-12 => {}
@@ -54,32 +54,32 @@ fn curves_match_numpy() {
             found.bins().iter().map(|b| (b.voxels, b.inside)).unzip();
         assert_eq!(counts, (case.bin_voxels, case.bin_inside), "{}", case.name);
         for (bin, mean) in found.bins().iter().zip(case.mean_probability) {
-            close(bin.mean_probability(), mean, &case.name);
+            assert_equal(bin.mean_probability(), mean, &case.name);
         }
-        close(
+        assert_equal(
             found.expected_calibration_error(),
             Some(case.ece),
             &case.name,
         );
-        close(
+        assert_equal(
             found.maximum_calibration_error(),
             Some(case.mce),
             &case.name,
         );
-        close(found.brier(), Some(case.brier), &case.name);
+        assert_equal(found.brier(), Some(case.brier), &case.name);
     }
 }
 
-/// A row of six voxels of 2.5 × 5 × 10 mm.
-fn labels(path: &Path, labels: [u16; 6]) {
+/// Writes labels in a row of six voxels of 2.5 × 5 × 10 mm.
+fn write_map(path: &Path, labels: [u16; 6]) {
     let grid = Grid::with_spacing([6, 1, 1], [2.5, 5.0, 10.0]);
     let data = ndarray::Array3::from_shape_vec((1, 1, 6), labels.to_vec()).unwrap();
     let header = NiftiHeader::for_grid(&grid).unwrap();
     write_labels(path, &LabelMap { grid, data }, &header).unwrap();
 }
 
-/// Probabilities of two structures, in steps of 1/255.
-fn probabilities(path: &Path, codes: [[u8; 6]; 2]) {
+/// Writes probabilities of two structures, in steps of 1/255.
+fn write_probabilities(path: &Path, codes: [[u8; 6]; 2]) {
     let grid = Grid::with_spacing([6, 1, 1], [2.5, 5.0, 10.0]);
     let header = NiftiHeader::for_grid(&grid).unwrap();
     write_maps(path, &header, 2, 1.0 / 255.0, codes.concat().as_slice()).unwrap();
@@ -89,7 +89,7 @@ fn read(path: &Path) -> Value {
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }
 
-fn figure(value: &Value, expected: f64) {
+fn assert_close(value: &Value, expected: f64) {
     let found = value.as_f64().unwrap_or(f64::NAN);
     assert!(
         (found - expected).abs() < 1e-9,
@@ -98,57 +98,57 @@ fn figure(value: &Value, expected: f64) {
 }
 
 #[test]
-fn figures_are_those_counted_by_hand_and_ignored_voxels_are_not_counted() {
+fn calibration_matches_hand_counts_without_ignored_voxels() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    labels(&at("pred/a.nii.gz"), [1, 1, 0, 0, 0, 0]);
-    labels(&at("set/labels/a.nii.gz"), [1, 0, 7, 0, 0, 2]);
-    labels(&at("set/images/a.nii.gz"), [0; 6]);
+    write_map(&at("pred/a.nii.gz"), [1, 1, 0, 0, 0, 0]);
+    write_map(&at("set/labels/a.nii.gz"), [1, 0, 7, 0, 0, 2]);
+    write_map(&at("set/images/a.nii.gz"), [0; 6]);
     let text = "name = \"s\"\nimages = \"images/*.nii.gz\"\nlabels = \"labels/{case}.nii.gz\"\nignore = 7\n[structures]\none = 1\ntwo = 2\n";
     fs::write(at("set/set.toml"), text).unwrap();
     let codes = [[255, 204, 255, 0, 0, 0], [0, 0, 255, 0, 0, 51]];
-    probabilities(&at("pred/a_probabilities.nii.gz"), codes);
-    let told = run(
+    write_probabilities(&at("pred/a_probabilities.nii.gz"), codes);
+    let output = run(
         folder.path(),
         &["evaluate", "pred", "set/set.toml", "-o", "out"],
         0,
     );
     let found = read(&at("out/calibration.json"));
-    // One: 1.0 inside, 0.8 outside, three times 0 outside; the ignored voxel counts nowhere.
+    // One: 1.0 inside, 0.8 outside, three times 0 outside; the ignored voxel does not count.
     let one = &found["per_structure"]["one"]["whole"];
     assert_eq!(one["voxels"], 5);
-    figure(&one["ece"], 0.8 / 5.0);
-    figure(&one["mce"], 0.8);
-    figure(&one["brier"], 0.64 / 5.0);
+    assert_close(&one["ece"], 0.8 / 5.0);
+    assert_close(&one["mce"], 0.8);
+    assert_close(&one["brier"], 0.64 / 5.0);
     assert_eq!(one["curve"][12]["voxels"], 1);
-    figure(&one["curve"][12]["mean_probability"], 0.8);
+    assert_close(&one["curve"][12]["mean_probability"], 0.8);
     assert_eq!(one["curve"][5]["observed_share"], Value::Null);
-    // Two: only 0.2 inside; near it are the five voxels within 10 mm, of which one is ignored.
+    // Two: only 0.2 inside; five voxels are within 10 mm of it, one of them ignored.
     let two = &found["per_structure"]["two"];
     assert_eq!(
         (&two["near"]["voxels"], &two["whole"]["voxels"]),
         (&json!(4), &json!(5))
     );
-    figure(&two["near"]["ece"], 0.8 / 4.0);
-    figure(&two["whole"]["ece"], 0.8 / 5.0);
-    figure(&found["mean"]["near"]["ece"], (0.8 / 5.0 + 0.8 / 4.0) / 2.0);
-    figure(&found["pooled"]["whole"]["ece"], 1.6 / 10.0);
+    assert_close(&two["near"]["ece"], 0.8 / 4.0);
+    assert_close(&two["whole"]["ece"], 0.8 / 5.0);
+    assert_close(&found["mean"]["near"]["ece"], (0.8 / 5.0 + 0.8 / 4.0) / 2.0);
+    assert_close(&found["pooled"]["whole"]["ece"], 1.6 / 10.0);
     assert_eq!(found["pooled"]["near"]["voxels"], 9);
-    figure(
+    assert_close(
         &found["per_case"]["a"]["whole"]["brier"],
         (0.64 + 0.64) / 10.0,
     );
-    let said = String::from_utf8(told.stdout).unwrap();
+    let printed = String::from_utf8(output.stdout).unwrap();
     assert!(
-        said.contains("ECE 0.1800 near the structures (0.1600 in whole volumes)"),
-        "{said}"
+        printed.contains("ECE 0.1800 near the structures (0.1600 in whole volumes)"),
+        "{printed}"
     );
     assert!(
         fs::read(at("out/calibration.png"))
             .unwrap()
             .starts_with(b"\x89PNG")
     );
-    // Without probabilities nothing is left that would tell of others.
+    // Without probabilities earlier calibration files are removed.
     fs::remove_file(at("pred/a_probabilities.nii.gz")).unwrap();
     run(
         folder.path(),
@@ -160,48 +160,48 @@ fn figures_are_those_counted_by_hand_and_ignored_voxels_are_not_counted() {
 }
 
 #[test]
-fn probabilities_that_cannot_be_used_are_listed_and_cost_no_other_case() {
+fn unusable_probabilities_are_listed_and_the_other_cases_evaluated() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     for name in ["a", "b", "c", "d"] {
-        labels(&at(&format!("pred/{name}.nii.gz")), [1, 1, 0, 0, 2, 2]);
-        labels(&at(&format!("ref/{name}.nii.gz")), [1, 1, 0, 0, 0, 2]);
+        write_map(&at(&format!("pred/{name}.nii.gz")), [1, 1, 0, 0, 2, 2]);
+        write_map(&at(&format!("ref/{name}.nii.gz")), [1, 1, 0, 0, 0, 2]);
     }
     let codes = [[255, 204, 255, 0, 0, 0], [0, 0, 255, 0, 0, 51]];
-    probabilities(&at("pred/a_probabilities.nii.gz"), codes);
+    write_probabilities(&at("pred/a_probabilities.nii.gz"), codes);
     fs::write(at("pred/b_probabilities.npy"), b"no array").unwrap();
     let grid = Grid::with_spacing([6, 1, 1], [2.5, 5.0, 10.0]);
     let header = NiftiHeader::for_grid(&grid).unwrap();
     let three = at("pred/c_probabilities.nii.gz");
     write_maps(&three, &header, 3, 1.0 / 255.0, [0; 18].as_slice()).unwrap();
-    let told = run(folder.path(), &["evaluate", "pred", "ref", "-o", "out"], 3);
-    let said = stderr(&told);
+    let output = run(folder.path(), &["evaluate", "pred", "ref", "-o", "out"], 3);
+    let log = stderr(&output);
     assert!(
-        said.contains("b_probabilities.npy: not a NumPy array"),
-        "{said}"
+        log.contains("b_probabilities.npy: not a NumPy array"),
+        "{log}"
     );
-    assert!(said.contains("holds 3 maps; expected 2"), "{said}");
+    assert!(log.contains("holds 3 maps; expected 2"), "{log}");
     let found = read(&at("out/calibration.json"));
     assert_eq!(found["cases"], 1);
     assert_eq!(found["failed"].as_array().unwrap().len(), 2, "{found}");
     assert_eq!(found["without_probabilities"], json!(["d"]));
     assert_eq!(read(&at("out/summary.json"))["cases"], 4);
     assert!(
-        String::from_utf8(told.stdout)
+        String::from_utf8(output.stdout)
             .unwrap()
             .contains("1 case, 2 failed")
     );
 }
 
-/// A model of random weights and what it says of two phantoms.
-fn predicted(here: &Path, kind: &str) {
+/// Predicts the phantoms with probabilities of this kind.
+fn predict(here: &Path, kind: &str) {
     let arguments = ["predict", "data/images", "-o", kind, "--no-postprocess"];
     let save = format!("--save-probabilities={kind}");
     run(here, &[&arguments[..], &[&save]].concat(), 0);
 }
 
-/// What is written of the calibration of `kind`, into `kind-threads/`.
-fn evaluated(here: &Path, kind: &str, threads: &str) -> [Vec<u8>; 2] {
+/// Evaluates `kind` into `kind-threads/`; returns the calibration files.
+fn evaluate(here: &Path, kind: &str, threads: &str) -> [Vec<u8>; 2] {
     let out = format!("{kind}-{threads}");
     let arguments = [
         "evaluate",
@@ -218,10 +218,10 @@ fn evaluated(here: &Path, kind: &str, threads: &str) -> [Vec<u8>; 2] {
         .map(|name| fs::read(here.join(&out).join(name)).unwrap())
 }
 
-/// Fails unless numpy finds the figures in `kind-3/`.
-fn assert_numpys(here: &Path, kind: &str) {
+/// Fails unless NumPy finds the same calibration as in `kind-3/`.
+fn assert_matches_numpy(here: &Path, kind: &str) {
     let Some(python) = std::env::var_os("CTSEG_TEST_PYTHON") else {
-        println!("the comparison is left out: CTSEG_TEST_PYTHON names no Python with nibabel");
+        println!("comparison skipped: CTSEG_TEST_PYTHON is not set to a Python with nibabel");
         return;
     };
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/check_calibration.py");
@@ -239,7 +239,7 @@ fn assert_numpys(here: &Path, kind: &str) {
 }
 
 #[test]
-fn figures_are_numpys_and_do_not_depend_on_threads() {
+fn calibration_matches_numpy_for_any_number_of_threads() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     phantoms(&here.join("data"), 2, 0);
@@ -251,12 +251,12 @@ fn figures_are_numpys_and_do_not_depend_on_threads() {
     ];
     publish_random(&here.join("model"), &small_recipe("single", &set), &[&[]]);
     for kind in ["u8", "f16"] {
-        predicted(here, kind);
-        let evaluated = |threads| evaluated(here, kind, threads);
-        assert!(evaluated("1") == evaluated("3"), "{kind}: threads matter");
-        assert_numpys(here, kind);
+        predict(here, kind);
+        let evaluate = |threads| evaluate(here, kind, threads);
+        assert!(evaluate("1") == evaluate("3"), "{kind}: threads matter");
+        assert_matches_numpy(here, kind);
     }
-    // Both kinds lie there, and only one is of this label map.
+    // Both kinds exist, and only one belongs to this label map.
     fs::copy(
         here.join("f16/phantom_000_probabilities.npy"),
         here.join("u8/phantom_000_probabilities.npy"),
@@ -268,13 +268,13 @@ fn figures_are_numpys_and_do_not_depend_on_threads() {
         read(&here.join("again/calibration.json")),
         read(&here.join("u8-3/calibration.json"))
     );
-    // Of what was written with it, nothing may have changed since.
+    // A file that has changed since the prediction is refused.
     let path = here.join("u8/phantom_001_probabilities.nii.gz");
     let whole = fs::read(&path).unwrap();
     fs::write(&path, &whole[..whole.len() / 2]).unwrap();
-    let said = stderr(&run(here, &again, 3));
-    assert!(said.contains("has changed since it was written"), "{said}");
-    // Label maps that were made again have no probabilities of the run before.
+    let log = stderr(&run(here, &again, 3));
+    assert!(log.contains("has changed since it was written"), "{log}");
+    // Probabilities of an earlier run do not belong to new label maps.
     fs::write(&path, &whole).unwrap();
     run(
         here,
@@ -288,9 +288,9 @@ fn figures_are_numpys_and_do_not_depend_on_threads() {
         ],
         0,
     );
-    let said = stderr(&run(here, &again, 3));
+    let log = stderr(&run(here, &again, 3));
     assert!(
-        said.contains("does not belong to the label map beside it"),
-        "{said}"
+        log.contains("does not belong to the label map beside it"),
+        "{log}"
     );
 }

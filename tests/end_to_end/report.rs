@@ -1,4 +1,4 @@
-//! `ctseg report`: the page holds what was measured and needs nothing else.
+//! `ctseg report`: the page shows all results and needs no network.
 
 use std::path::{Path, PathBuf};
 
@@ -9,15 +9,15 @@ use serde_json::{Value, json};
 
 mod browser;
 
-/// A name that would end a script and begin another.
-const FOREIGN: &str = "</script><script>alert(1)</script>";
+/// A structure name that would end a script element and start another.
+const HOSTILE: &str = "</script><script>alert(1)</script>";
 
-/// A file's name that would be an element.
+/// A file name that would be an HTML element.
 const TAG: &str = "<i>&amp;'x";
 
-/// Three phantoms with label maps that are off by 1, 2 and 6 voxels, evaluated into `eval/`. The last one's name and one
-/// structure's are foreign.
-fn evaluated(folder: &Path) -> PathBuf {
+/// Evaluates label maps of three phantoms, shifted by 1, 2 and 6 voxels, into `eval/`. The name of the last case and of
+/// one structure contain HTML.
+fn write_evaluation(folder: &Path) -> PathBuf {
     let at = |name: &str| folder.join(name);
     let descriptor = phantoms(&at("data"), 1, 3);
     for kind in ["images", "labels"] {
@@ -26,7 +26,7 @@ fn evaluated(folder: &Path) -> PathBuf {
     }
     let text = std::fs::read_to_string(&descriptor).unwrap();
     let text = text.replace("phantom_003", TAG);
-    let text = text.replace("stomach =", &format!("\"{FOREIGN}\" ="));
+    let text = text.replace("stomach =", &format!("\"{HOSTILE}\" ="));
     std::fs::write(&descriptor, text).unwrap();
     std::fs::create_dir(at("pred")).unwrap();
     for (case, shift) in [("phantom_001", 1), ("phantom_002", 2), (TAG, 6)] {
@@ -79,10 +79,10 @@ fn report(folder: &Path, more: &[&str], code: i32) -> String {
 }
 
 #[test]
-fn a_report_holds_its_case_and_needs_nothing_else() {
+fn a_report_shows_its_cases_and_needs_no_network() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    evaluated(folder.path());
+    write_evaluation(folder.path());
     report(
         folder.path(),
         &["-o", "out/report.html", "--title", "A & B"],
@@ -91,8 +91,8 @@ fn a_report_holds_its_case_and_needs_nothing_else() {
     let page = std::fs::read_to_string(at("out/report.html")).unwrap();
     assert!(page.contains("default-src 'none'") && page.contains("<h1>A &amp; B</h1>"));
     assert!(
-        !page.contains(FOREIGN) && !page.contains("<i>&amp;'x"),
-        "foreign names are escaped"
+        !page.contains(HOSTILE) && !page.contains("<i>&amp;'x"),
+        "names are not escaped"
     );
     for word in [
         "lost.nii.gz",
@@ -107,7 +107,7 @@ fn a_report_holds_its_case_and_needs_nothing_else() {
         assert!(page.contains(word), "{word}");
     }
     assert!(!page.contains("http://") && !page.contains("https://"));
-    // The same again, to the byte.
+    // A second report is identical to the byte.
     report(folder.path(), &["-o", "again.html", "--title", "A & B"], 0);
     assert_eq!(page, std::fs::read_to_string(at("again.html")).unwrap());
     let pictures: Vec<_> = std::fs::read_dir(at("out/report_files")).unwrap().collect();
@@ -115,17 +115,21 @@ fn a_report_holds_its_case_and_needs_nothing_else() {
 }
 
 #[test]
-fn images_that_are_gone_are_said_and_cost_no_other() {
+fn missing_images_are_reported_and_the_others_shown() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    evaluated(folder.path());
+    write_evaluation(folder.path());
     std::fs::write(at("data/images/phantom_001.nii.gz"), b"broken").unwrap();
-    let said = report(folder.path(), &["-o", "report.html"], 3);
-    assert!(said.contains("phantom_001"), "{said}");
+    let log = report(folder.path(), &["-o", "report.html"], 3);
+    assert!(log.contains("phantom_001"), "{log}");
     let page = std::fs::read_to_string(at("report.html")).unwrap();
     assert!(page.contains("Not shown: ") && page.contains("view-0-image"));
-    assert_eq!(page.matches("-image\">").count(), 2, "the others are there");
-    // Without any image there are the figures still.
+    assert_eq!(
+        page.matches("-image\">").count(),
+        2,
+        "the other images are missing"
+    );
+    // Without images the results are still shown.
     std::fs::remove_dir_all(at("pred")).unwrap();
     run(folder.path(), &["report", "eval", "-o", "figures.html"], 3);
     let page = std::fs::read_to_string(at("figures.html")).unwrap();
@@ -149,16 +153,16 @@ fn images_that_are_gone_are_said_and_cost_no_other() {
             "does not exist",
         ),
     ] {
-        let said = stderr(&run(folder.path(), &arguments, code));
-        assert!(said.contains(problem), "{said}");
+        let log = stderr(&run(folder.path(), &arguments, code));
+        assert!(log.contains(problem), "{log}");
     }
 }
 
 #[test]
-fn an_evaluation_that_names_its_files_needs_no_hints() {
+fn an_evaluation_with_file_paths_needs_no_options() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    let evaluation = evaluated(folder.path());
+    let evaluation = write_evaluation(folder.path());
     let path = evaluation.join("summary.json");
     let text = std::fs::read(&path).unwrap();
     let mut summary: Value = serde_json::from_slice(&text).unwrap();
@@ -169,17 +173,17 @@ fn an_evaluation_that_names_its_files_needs_no_hints() {
     };
     summary["compared"] = json!(["phantom_001", "phantom_002", TAG].map(of));
     std::fs::write(&path, summary.to_string()).unwrap();
-    // Nor the sidecars' word on the images.
+    // Without sidecars, which also name the images.
     for case in ["phantom_001", "phantom_002", TAG] {
         std::fs::remove_file(at(&format!("pred/{case}.json"))).unwrap();
     }
     let output = run(folder.path(), &["report", "eval", "--json"], 0);
-    let said: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(said["cases_in_pictures"], 3, "{said}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["cases_in_pictures"], 3, "{report}");
     let page = std::fs::read_to_string(at("report.html")).unwrap();
     assert!(
         page.contains("was empty"),
-        "failures lie beside the label maps"
+        "failures beside the label maps are not shown"
     );
     assert!(page.contains("label maps without a sidecar"));
 }
@@ -202,7 +206,7 @@ fn run_folder(folder: &Path) -> PathBuf {
         parent: None,
         reading: ctseg_core::dataset::Reading::default(),
     };
-    // Through JSON: the tests know no TOML.
+    // JSON values are valid TOML values here.
     let lines = serde_json::to_value(&settings).unwrap();
     let lines = lines.as_object().unwrap().iter();
     let text: String = lines
@@ -229,7 +233,7 @@ fn run_folder(folder: &Path) -> PathBuf {
 fn a_run_is_shown_with_its_curves_and_its_held_out_cases() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    let evaluation = evaluated(folder.path());
+    let evaluation = write_evaluation(folder.path());
     let path = run_folder(folder.path());
     let arguments = ["report", path.to_str().unwrap(), "-o", "run.html"];
     run(folder.path(), &arguments, 0);
@@ -245,7 +249,7 @@ fn a_run_is_shown_with_its_curves_and_its_held_out_cases() {
     }
     assert!(!page.contains("id=\"case-table\""));
     assert_eq!(std::fs::read_dir(at("run_files")).unwrap().count(), 2);
-    // Its held-out predictions, with references from the dataset that it was trained on.
+    // Its held-out predictions, with references from its training dataset.
     let held_out = path.join("out_of_fold");
     std::fs::rename(at("pred"), &held_out).unwrap();
     for file in ["metrics.csv", "summary.json"] {
@@ -254,7 +258,7 @@ fn a_run_is_shown_with_its_curves_and_its_held_out_cases() {
     run(folder.path(), &arguments, 0);
     let page = std::fs::read_to_string(at("run.html")).unwrap();
     assert!(page.contains("id=\"case-table\"") && page.contains("view-2-image"));
-    // Runs beside an evaluation; what that was compared with is of the dataset that they were trained on.
+    // A run and an evaluation in one report; the references are those of the run's dataset.
     let (run_path, held_out) = (path.to_str().unwrap(), held_out.to_str().unwrap());
     let both = [
         "report",
@@ -273,7 +277,7 @@ fn a_run_is_shown_with_its_curves_and_its_held_out_cases() {
 #[test]
 fn twenty_real_cases_stay_below_25_megabytes() {
     let Some(data) = std::env::var_os("CTSEG_TEST_DATA") else {
-        println!("left out: no real CT (CTSEG_TEST_DATA)");
+        println!("skipped: no real CT (CTSEG_TEST_DATA)");
         return;
     };
     let folder = tempfile::tempdir().unwrap();
@@ -309,12 +313,12 @@ fn twenty_real_cases_stay_below_25_megabytes() {
         "--json",
     ];
     let output = run(folder.path(), &arguments, 0);
-    let said: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(said["cases_in_pictures"], 20);
+    let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(summary["cases_in_pictures"], 20);
     let bytes = std::fs::metadata(at("report.html")).unwrap().len();
-    assert_eq!(said["bytes"], bytes);
+    assert_eq!(summary["bytes"], bytes);
     assert!((1_000_000..25_000_000).contains(&bytes), "{bytes}");
-    // Less room is kept to, by coarser voxels.
+    // A smaller limit is met with coarser voxels.
     run(
         folder.path(),
         &[&arguments[..], &["--max-size", "3"]].concat(),

@@ -1,4 +1,4 @@
-//! Which slices and patches an epoch shows: whole cases, shares of them, balanced structures, easy before hard.
+//! Sampling of slices and patches: epoch length, foreground share, balanced structures, curriculum.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::sync_channel;
@@ -20,7 +20,7 @@ fn epoch(dataset: &Dataset, recipe: &Recipe, cases: usize, number: usize) -> Vec
     std::iter::from_fn(|| batches.recv().unwrap().unwrap()).collect()
 }
 
-/// For each patch the share of it that each structure fills.
+/// For each patch, the fraction filled by each structure.
 fn shares(batches: &[Batch]) -> Vec<Vec<f64>> {
     let patches = batches.iter().flat_map(|batch| {
         let [count, structures, ..] = batch.targets_shape;
@@ -44,7 +44,7 @@ fn mean(values: impl Iterator<Item = f64>) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
 }
 
-/// The mean share of a patch that is any structure.
+/// The mean fraction of a patch filled by any structure.
 fn structure_share(batches: &[Batch]) -> f64 {
     mean(
         shares(batches)
@@ -74,7 +74,7 @@ fn slices(more: &[&str]) -> Recipe {
 }
 
 #[test]
-fn an_epoch_is_whole_or_as_long_as_it_is_told() {
+fn an_epoch_covers_all_volumes_or_the_set_number_of_patches() {
     let folder = tempfile::tempdir().unwrap();
     let dataset = Dataset::open(&phantoms(folder.path(), 3, 0)).unwrap();
     let count = |recipe: &Recipe| shares(&epoch(&dataset, recipe, 3, 0)).len();
@@ -93,20 +93,20 @@ fn an_epoch_is_whole_or_as_long_as_it_is_told() {
         let balanced = "training.slice_sampling=balanced";
         assert_eq!(count(&slices(&[&limited, balanced])), limit);
     }
-    // Balanced or not, an epoch without a limit is as long.
-    let of = |sampling: &str| count(&slices(&["training.empty_slice_share=0.5", sampling]));
-    let every = of("training.slice_sampling=every");
-    assert_eq!(every, of("training.slice_sampling=balanced"));
+    // Without a limit an epoch has the same length, balanced or not.
+    let count_with = |sampling: &str| count(&slices(&["training.empty_slice_share=0.5", sampling]));
+    let every = count_with("training.slice_sampling=every");
+    assert_eq!(every, count_with("training.slice_sampling=balanced"));
     assert!(every > 20);
 }
 
 #[test]
-fn a_share_of_the_patches_holds_a_structure_and_every_structure_as_often() {
+fn the_foreground_share_is_met_and_structures_are_balanced() {
     let folder = tempfile::tempdir().unwrap();
     let dataset = Dataset::open(&phantoms(folder.path(), 1, 0)).unwrap();
-    let of = |recipe: Recipe| shares(&epoch(&dataset, &recipe, 1, 0));
-    let some = "training.patches_per_epoch=900";
-    let held = |all: &[Vec<f64>]| {
+    let epoch_shares = |recipe: Recipe| shares(&epoch(&dataset, &recipe, 1, 0));
+    let limit = "training.patches_per_epoch=900";
+    let foreground_share = |all: &[Vec<f64>]| {
         let any = |shares: &Vec<f64>| f64::from(u8::from(shares.iter().any(|v| *v > 0.0)));
         mean(all.iter().map(any))
     };
@@ -114,15 +114,18 @@ fn a_share_of_the_patches_holds_a_structure_and_every_structure_as_often() {
         (|more: &[&str]| volumes(more)) as fn(&[&str]) -> Recipe,
         |more| slices(&[&["training.slice_sampling=balanced"], more].concat()),
     ] {
-        let all = of(make(&[some, "training.foreground_share=1.0"]));
-        assert_eq!(held(&all), 1.0);
-        let none = held(&of(make(&[some, "training.foreground_share=0.0"])));
-        let third = held(&of(make(&[some])));
-        // nnU-Net's third of the patches hold one for sure, the others as often as any do.
+        let all = epoch_shares(make(&[limit, "training.foreground_share=1.0"]));
+        assert_eq!(foreground_share(&all), 1.0);
+        let none = foreground_share(&epoch_shares(make(&[
+            limit,
+            "training.foreground_share=0.0",
+        ])));
+        let third = foreground_share(&epoch_shares(make(&[limit])));
+        // A third of the patches, as in nnU-Net, surely contain a structure; the others as often as random ones.
         let expected = 0.33 + 0.67 * none;
         assert!((third - expected).abs() < 0.06, "{third} for {expected}");
-        // Drawn for each structure alike, the rarest is in a share of the patches that is not far below one in as
-        // many as there are; drawn by volume it would be in next to none.
+        // Structures are drawn with equal probability, so even the rarest is in nearly 1 / count of the patches; drawn
+        // by volume it would be in almost none.
         let count = all[0].len() as f64;
         for structure in 0..all[0].len() {
             let seen = mean(all.iter().map(|s| f64::from(u8::from(s[structure] > 0.0))));
@@ -135,16 +138,16 @@ fn a_share_of_the_patches_holds_a_structure_and_every_structure_as_often() {
 }
 
 #[test]
-fn a_curriculum_goes_from_much_structure_to_as_it_comes() {
+fn a_curriculum_starts_with_the_most_structure() {
     let folder = tempfile::tempdir().unwrap();
     let dataset = Dataset::open(&phantoms(folder.path(), 2, 0)).unwrap();
     let curriculum = "training.curriculum={ epochs = 4, easiest = 0.125 }";
-    let some = "training.patches_per_epoch=240";
+    let limit = "training.patches_per_epoch=240";
     for (name, recipe) in [
-        ("volumes", volumes(&[some, curriculum])),
+        ("volumes", volumes(&[limit, curriculum])),
         (
             "balanced slices",
-            slices(&[some, curriculum, "training.slice_sampling=balanced"]),
+            slices(&[limit, curriculum, "training.slice_sampling=balanced"]),
         ),
         ("every slice", slices(&[curriculum])),
     ] {
@@ -156,12 +159,12 @@ fn a_curriculum_goes_from_much_structure_to_as_it_comes() {
         let usual = mean((4..6).map(|number| structure_share(&epoch(&dataset, &plain, 2, number))));
         assert!(shares[0] > 1.4 * usual, "{name}: {shares:?} {usual}");
         assert!(shares[0] > shares[2], "{name}: {shares:?}");
-        // After it nothing is left of it.
+        // It has no effect after its last epoch.
         for number in 4..6 {
             let same = epoch(&dataset, &recipe, 2, number) == epoch(&dataset, &plain, 2, number);
             assert!(same, "{name}");
         }
-        // An epoch follows from the seed and its number, not from those before it.
+        // An epoch depends on the seed and its number, not on earlier epochs.
         let again = epoch(&dataset, &recipe, 2, 2);
         assert!(again == epoch(&dataset, &recipe, 2, 2), "{name}");
     }
@@ -194,7 +197,7 @@ fn volumes_are_always_balanced() {
 }
 
 #[test]
-fn inspect_lists_what_patches_are_drawn_and_how_they_change() {
+fn inspect_shows_sampling_and_augmentation() {
     let folder = tempfile::tempdir().unwrap();
     let recipe = slices(&[
         "training.slice_sampling=balanced",
@@ -204,18 +207,18 @@ fn inspect_lists_what_patches_are_drawn_and_how_they_change() {
     ]);
     std::fs::write(folder.path().join("my.toml"), recipe.to_toml().unwrap()).unwrap();
     let output = run(folder.path(), &["inspect", "my.toml"], 0);
-    let said = String::from_utf8(output.stdout).unwrap();
+    let printed = String::from_utf8(output.stdout).unwrap();
     for expected in [
         "patches: 8 × 8, balanced slices, foreground share 0.33, 80 per epoch, curriculum from the easiest 0.25, all after 10 epochs",
         "rotation 0.2 · scale 0.2 · elastic deformation 0.3 · noise 0.1",
         "metal 0.05 · mirroring along x 0.5",
     ] {
-        assert!(said.contains(expected), "{expected}: {said}");
+        assert!(printed.contains(expected), "{expected}: {printed}");
     }
     let output = run(folder.path(), &["inspect", "coarse"], 0);
-    let said = String::from_utf8(output.stdout).unwrap();
+    let printed = String::from_utf8(output.stdout).unwrap();
     assert!(
-        said.contains("every slice") && said.contains("augmentation: none"),
-        "{said}"
+        printed.contains("every slice") && printed.contains("augmentation: none"),
+        "{printed}"
     );
 }

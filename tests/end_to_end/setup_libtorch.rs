@@ -1,4 +1,4 @@
-//! scripts/setup-libtorch.sh in copies of the checkout, with made-up libtorch folders and a made-up pip.
+//! scripts/setup-libtorch.sh in copies of the checkout, with fake libtorch folders and a fake pip.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 
 const SCRIPT: &str = "scripts/setup-libtorch.sh";
 
-/// A folder with a copy of the script, an empty cache and a folder of programs that come first in PATH.
+/// A folder with a copy of the script, an empty cache and a folder of programs that are first in PATH.
 struct Checkout {
     folder: tempfile::TempDir,
 }
@@ -55,25 +55,25 @@ impl Checkout {
             .unwrap()
     }
 
-    /// Runs it to success; what it printed.
+    /// Runs the script, which must succeed; returns stdout.
     fn stdout(&self, arguments: &[&str], variables: &[(&str, &Path)]) -> String {
         let output = self.run(arguments, variables);
         assert!(output.status.success(), "{output:?}");
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// Runs it to its failure; the one line that it says.
+    /// Runs the script, which must fail with one line on stderr; returns it.
     fn error(&self, arguments: &[&str], variables: &[(&str, &Path)]) -> String {
         let output = self.run(arguments, variables);
         assert_eq!(output.status.code(), Some(1), "{output:?}");
         assert!(output.stdout.is_empty(), "{output:?}");
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(said.lines().count(), 1, "{said}");
-        said
+        let log = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(log.lines().count(), 1, "{log}");
+        log
     }
 }
 
-/// What of a libtorch the script looks at.
+/// Writes the files of a libtorch that the script checks.
 fn libtorch(folder: &Path, [major, minor, patch]: [u32; 3], header: &str) {
     let header = folder.join("include").join(header);
     fs::create_dir_all(folder.join("lib")).unwrap();
@@ -95,21 +95,21 @@ struct Config {
 }
 
 #[test]
-fn the_right_version_is_noted_for_cargo() {
+fn the_required_version_is_written_to_the_cargo_config() {
     let checkout = Checkout::new();
     let torch = checkout.path("it is here/torch");
     libtorch(&torch, [2, 11, 0], HEADER);
-    let said = checkout.stdout(&[], &[("LIBTORCH", &torch)]);
+    let printed = checkout.stdout(&[], &[("LIBTORCH", &torch)]);
     assert!(
-        said.contains("cargo build --release --features libtorch"),
-        "{said}"
+        printed.contains("cargo build --release --features libtorch"),
+        "{printed}"
     );
     let text = fs::read_to_string(checkout.config()).unwrap();
     let config: Config = toml::from_str(&text).unwrap();
     assert_eq!(config.env["LIBTORCH"], torch.to_str().unwrap());
     assert_eq!(config.env["LIBTORCH_BYPASS_VERSION_CHECK"], "1");
 
-    // Again, and with another libtorch: its own file is replaced.
+    // Again, and with another libtorch: the script replaces its own file.
     checkout.stdout(&[], &[("LIBTORCH", &torch)]);
     assert_eq!(fs::read_to_string(checkout.config()).unwrap(), text);
     let other = checkout.path("other");
@@ -127,24 +127,24 @@ fn other_versions_and_folders_are_refused_in_one_line() {
     let torch = checkout.path("torch");
     for (version, header) in [([2, 9, 0], HEADER), ([2, 1, 2], OLD_HEADER)] {
         libtorch(&torch, version, header);
-        let said = checkout.error(&[], &[("LIBTORCH", &torch)]);
+        let log = checkout.error(&[], &[("LIBTORCH", &torch)]);
         let found = version.map(|part| part.to_string()).join(".");
         for part in [found.as_str(), "2.11.0", torch.to_str().unwrap(), "unset"] {
-            assert!(said.contains(part), "{part} not in {said}");
+            assert!(log.contains(part), "{part} not in {log}");
         }
         fs::remove_dir_all(&torch).unwrap();
     }
-    let said = checkout.error(&[], &[("LIBTORCH", &torch)]);
-    assert!(said.contains("lib/libtorch.so is missing"), "{said}");
+    let log = checkout.error(&[], &[("LIBTORCH", &torch)]);
+    assert!(log.contains("lib/libtorch.so is missing"), "{log}");
     libtorch(&torch, [2, 11, 0], "elsewhere.h");
-    let said = checkout.error(&[], &[("LIBTORCH", &torch)]);
-    assert!(said.contains("no version"), "{said}");
+    let log = checkout.error(&[], &[("LIBTORCH", &torch)]);
+    assert!(log.contains("no version"), "{log}");
     assert!(!checkout.path(".cargo").exists());
     assert!(checkout.error(&["--prnt"], &[]).contains("--prnt"));
 }
 
 #[test]
-fn someone_elses_config_is_left_alone() {
+fn an_existing_cargo_config_is_left_alone() {
     let checkout = Checkout::new();
     let torch = checkout.path("torch");
     libtorch(&torch, [2, 11, 0], HEADER);
@@ -153,11 +153,11 @@ fn someone_elses_config_is_left_alone() {
     fs::write(checkout.config(), theirs).unwrap();
     let output = checkout.run(&[], &[("LIBTORCH", &torch)]);
     assert_eq!(output.status.code(), Some(1));
-    let said = String::from_utf8(output.stderr).unwrap();
-    let (_, to_add) = said.split_once("\n\n").unwrap();
+    let log = String::from_utf8(output.stderr).unwrap();
+    let (_, to_add) = log.split_once("\n\n").unwrap();
     assert_eq!(fs::read_to_string(checkout.config()).unwrap(), theirs);
 
-    // What it says to add is what it wants.
+    // With the printed lines added the script succeeds.
     fs::write(checkout.config(), format!("{theirs}{to_add}")).unwrap();
     let config: Config = toml::from_str(&format!("{theirs}{to_add}")).unwrap();
     assert_eq!(config.env["LIBTORCH"], torch.to_str().unwrap());
@@ -175,8 +175,8 @@ fn the_active_python_environment_comes_before_the_cache() {
         assert_eq!(printed, format!("{}\n", torch.display()));
     }
     libtorch(&torch, [2, 12, 1], HEADER);
-    let said = checkout.error(&["--print"], &[("VIRTUAL_ENV", &environment)]);
-    assert!(said.contains("2.12.1") && said.contains("2.11.0"), "{said}");
+    let log = checkout.error(&["--print"], &[("VIRTUAL_ENV", &environment)]);
+    assert!(log.contains("2.12.1") && log.contains("2.11.0"), "{log}");
     let named = checkout.path("named");
     libtorch(&named, [2, 11, 0], HEADER);
     let variables: [(&str, &Path); 2] = [("VIRTUAL_ENV", &environment), ("LIBTORCH", &named)];
@@ -185,9 +185,9 @@ fn the_active_python_environment_comes_before_the_cache() {
     assert!(!checkout.path(".cargo").exists());
 }
 
-/// A `python3` whose `-m venv` makes an environment whose pip copies the tree beside it, notes the run and
-/// ends with the status in the file `status`.
-fn made_up_python(checkout: &Checkout) {
+/// Adds a `python3` whose `-m venv` creates an environment with a pip that copies the folder `wheel`, records the run
+/// in `runs` and exits with the status in the file `status`.
+fn fake_python(checkout: &Checkout) {
     libtorch(&checkout.path("wheel"), [2, 11, 0], HEADER);
     let root = checkout.folder.path().display();
     checkout.program(
@@ -206,19 +206,19 @@ fn made_up_python(checkout: &Checkout) {
          mkdir -p \"$3/bin\" && cp '{root}/programs/pip' \"$3/bin/python\""
         ),
     );
-    free_disk(checkout, 20);
+    fake_df(checkout, 20);
 }
 
-/// A `df` that finds so many GB free, whatever this machine's disk has.
-fn free_disk(checkout: &Checkout, gb: u64) {
+/// Adds a `df` that reports `gb` GB free.
+fn fake_df(checkout: &Checkout, gb: u64) {
     let kb = gb * 1024 * 1024;
     checkout.program("df", &format!("printf 'head\\n/dev/x 9 9 {kb} 9%% /\\n'"));
 }
 
 #[test]
-fn an_interrupted_installation_is_done_again_and_a_whole_one_is_kept() {
+fn an_interrupted_installation_is_repeated_and_a_complete_one_kept() {
     let checkout = Checkout::new();
-    made_up_python(&checkout);
+    fake_python(&checkout);
     let runs = || {
         fs::read_to_string(checkout.path("runs"))
             .unwrap()
@@ -231,11 +231,8 @@ fn an_interrupted_installation_is_done_again_and_a_whole_one_is_kept() {
         !output.status.success() && output.stdout.is_empty(),
         "{output:?}"
     );
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert!(
-        said.contains("pip could not install torch==2.11.0"),
-        "{said}"
-    );
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert!(log.contains("pip could not install torch==2.11.0"), "{log}");
 
     fs::write(checkout.path("status"), "0").unwrap();
     let printed = checkout.stdout(&["--print"], &[]);
@@ -253,15 +250,12 @@ fn an_interrupted_installation_is_done_again_and_a_whole_one_is_kept() {
 }
 
 #[test]
-fn too_little_disk_is_said_before_anything_is_installed() {
+fn too_little_disk_space_is_reported_before_installing() {
     let checkout = Checkout::new();
-    made_up_python(&checkout);
-    free_disk(&checkout, 3);
-    let said = checkout.error(&[], &[]);
-    assert!(
-        said.contains("3 GB free") && said.contains("8 GB"),
-        "{said}"
-    );
+    fake_python(&checkout);
+    fake_df(&checkout, 3);
+    let log = checkout.error(&[], &[]);
+    assert!(log.contains("3 GB free") && log.contains("8 GB"), "{log}");
     assert!(!checkout.path("runs").exists());
     assert!(!checkout.path("cache/libtorch-2.11.0").exists());
 }

@@ -1,12 +1,12 @@
-//! The job scripts of scripts/slurm on a Slurm cluster of their own: killed, interrupted, preempted, cancelled, in a chain.
+//! The job scripts of scripts/slurm on a test cluster: killed, interrupted, preempted, cancelled, in a chain.
 
 use std::process::Command;
 
-/// Minutes long, and takes over four nodes' worth of this machine: only where it is asked for.
+/// Takes minutes and runs four Slurm nodes on this machine; runs only on request.
 #[test]
 fn job_scripts_lose_nothing_and_do_nothing_twice() {
     if std::env::var_os("CTSEG_TEST_SLURM").is_none() {
-        println!("left out: CTSEG_TEST_SLURM is not set");
+        println!("skipped: CTSEG_TEST_SLURM is not set");
         return;
     }
     let scripts = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/slurm");
@@ -15,19 +15,19 @@ fn job_scripts_lose_nothing_and_do_nothing_twice() {
         .status()
         .unwrap();
     if !installed.success() {
-        println!("left out: no Slurm here ('scripts/slurm/testbed.sh install' installs it)");
+        println!("skipped: no Slurm here ('scripts/slurm/testbed.sh install' installs it)");
         return;
     }
     let output = Command::new(format!("{scripts}/test.sh"))
         .env("CTSEG", env!("CARGO_BIN_EXE_ctseg"))
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
+    let printed = String::from_utf8_lossy(&output.stdout);
     let tests = if cfg!(feature = "mpi") { 10 } else { 9 };
     let passed = format!("{tests} tests on Slurm passed");
     assert!(
-        output.status.success() && said.contains(&passed),
-        "{said}\n{}",
+        output.status.success() && printed.contains(&passed),
+        "{printed}\n{}",
         String::from_utf8_lossy(&output.stderr)
     );
 }

@@ -1,4 +1,4 @@
-//! A dataset copied to scratch: once, by all processes together, and errors are still about the files themselves.
+//! A dataset copied to scratch: once, shared by all processes, with errors that name the original files.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,20 +13,20 @@ use ctseg_base::progress::{Observer, Silent, Task};
 use ctseg_core::dataset::scratch_copy::staged;
 use ctseg_core::dataset::{Dataset, LabelSource};
 
-/// Remembers what is said, and what is warned of.
+/// Records messages and warnings.
 #[derive(Default)]
-struct Heard {
-    said: Mutex<Vec<String>>,
-    warned: Mutex<Vec<String>>,
+struct CapturedLog {
+    infos: Mutex<Vec<String>>,
+    warnings: Mutex<Vec<String>>,
 }
 
-impl Observer for Heard {
+impl Observer for CapturedLog {
     fn info(&self, line: &str) {
-        self.said.lock().unwrap().push(line.to_owned());
+        self.infos.lock().unwrap().push(line.to_owned());
     }
 
     fn warn(&self, line: &str) {
-        self.warned.lock().unwrap().push(line.to_owned());
+        self.warnings.lock().unwrap().push(line.to_owned());
     }
 
     fn task(&self, name: &str, total: u64, unit: &'static str) -> Box<dyn Task> {
@@ -34,28 +34,28 @@ impl Observer for Heard {
     }
 }
 
-static GO_ON: AtomicBool = AtomicBool::new(false);
+static NO_STOP: AtomicBool = AtomicBool::new(false);
 
-/// The dataset with its copies; what was said, and what was warned of.
-fn near(dataset: &Dataset, scratch: &Path) -> (Dataset, Vec<String>, Vec<String>) {
-    let heard = Heard::default();
-    let near = staged(dataset.clone(), scratch, &GO_ON, &heard).unwrap();
+/// The dataset with its copies; messages and warnings.
+fn stage(dataset: &Dataset, scratch: &Path) -> (Dataset, Vec<String>, Vec<String>) {
+    let log = CapturedLog::default();
+    let copy = staged(dataset.clone(), scratch, &NO_STOP, &log).unwrap();
     (
-        near,
-        heard.said.into_inner().unwrap(),
-        heard.warned.into_inner().unwrap(),
+        copy,
+        log.infos.into_inner().unwrap(),
+        log.warnings.into_inner().unwrap(),
     )
 }
 
-/// The number of files that were copied now.
-fn copied(said: &str) -> u64 {
-    let line = said.lines().find(|line| line.starts_with("scratch "));
-    let line = line.unwrap_or_else(|| panic!("{said}"));
+/// The number of files that this run copied.
+fn copied(log: &str) -> u64 {
+    let line = log.lines().find(|line| line.starts_with("scratch "));
+    let line = line.unwrap_or_else(|| panic!("{log}"));
     let (before, _) = line.split_once(" of them (").unwrap();
     before.rsplit(' ').next().unwrap().parse().unwrap()
 }
 
-/// Files of copies, without locks.
+/// The files below `folder`, without locks.
 fn files(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).into_iter().flatten() {
@@ -84,9 +84,9 @@ fn only_folder(scratch: &Path) -> PathBuf {
     folder
 }
 
-/// The file that is read in place of `source`.
-fn place(near: &Dataset, source: &Path) -> PathBuf {
-    let read = near.copies.read(source, |path| Ok(path.to_path_buf()));
+/// The file that is read instead of `source`.
+fn place(copy: &Dataset, source: &Path) -> PathBuf {
+    let read = copy.copies.read(source, |path| Ok(path.to_path_buf()));
     read.unwrap()
 }
 
@@ -117,19 +117,19 @@ fn weights(folder: &Path) -> Vec<u8> {
 }
 
 #[test]
-fn copies_are_made_once_and_anew_where_the_file_has_changed() {
+fn files_are_copied_once_and_again_after_a_change() {
     let folder = tempfile::tempdir().unwrap();
     let scratch = folder.path().join("scratch");
     let mut dataset = Dataset::open(&phantoms(&folder.path().join("data"), 3, 1)).unwrap();
-    // One file lies elsewhere, and cases without labels or of the test set are not trained on.
+    // One image is in another folder. Test cases are not copied.
     let outside = folder.path().join("outside.nii.gz");
     let trained = dataset.training_cases();
     fs::rename(&dataset.cases[trained[0]].image, &outside).unwrap();
     dataset.cases[trained[0]].image = outside.clone();
 
-    let (first, said, warned) = near(&dataset, &scratch);
-    assert_eq!((copied(&said[0]), first.copies.len()), (6, 6), "{said:?}");
-    assert!(warned.is_empty(), "{warned:?}");
+    let (first, log, warnings) = stage(&dataset, &scratch);
+    assert_eq!((copied(&log[0]), first.copies.len()), (6, 6), "{log:?}");
+    assert!(warnings.is_empty(), "{warnings:?}");
     let made = files(&scratch);
     assert_eq!(made.len(), 6, "{made:?}");
     let sources: Vec<PathBuf> = trained
@@ -143,11 +143,11 @@ fn copies_are_made_once_and_anew_where_the_file_has_changed() {
         let modified = |path: &Path| fs::metadata(path).unwrap().modified().unwrap();
         assert_eq!(modified(&place), modified(source));
     }
-    // A second look copies nothing.
-    let (_, said, _) = near(&dataset, &scratch);
-    assert_eq!(copied(&said[0]), 0, "{said:?}");
+    // A second run copies nothing.
+    let (_, log, _) = stage(&dataset, &scratch);
+    assert_eq!(copied(&log[0]), 0, "{log:?}");
 
-    // Another time or another length is another file; a copy that was cut or removed is none.
+    // A source with another time or size, a truncated copy and a removed copy are copied again.
     let place = |source: &Path| place(&first, source);
     let later = SystemTime::now() + Duration::from_secs(7);
     let bytes = fs::read(&sources[1]).unwrap();
@@ -155,30 +155,30 @@ fn copies_are_made_once_and_anew_where_the_file_has_changed() {
     opened(&sources[1]).set_modified(later).unwrap();
     opened(&place(&sources[2])).set_len(9).unwrap();
     fs::remove_file(place(&outside)).unwrap();
-    let (_, said, _) = near(&dataset, &scratch);
-    assert_eq!(copied(&said[0]), 3, "{said:?}");
+    let (_, log, _) = stage(&dataset, &scratch);
+    assert_eq!(copied(&log[0]), 3, "{log:?}");
     for source in &sources {
         assert!(fs::read(place(source)).unwrap() == fs::read(source).unwrap());
     }
 
-    // A copy that is cleared away, or spoilt, while it is in use costs time alone.
-    let (near, ..) = near(&dataset, &scratch);
+    // If a copy in use is removed or damaged, the original is read.
+    let (copy, ..) = stage(&dataset, &scratch);
     let expected = dataset.load(&dataset.cases[trained[1]]).unwrap();
     fs::remove_file(place(&sources[2])).unwrap();
-    fs::write(place(&sources[3]), b"spoilt").unwrap();
-    let loaded = near.load(&near.cases[trained[1]]).unwrap();
+    fs::write(place(&sources[3]), b"damaged").unwrap();
+    let loaded = copy.load(&copy.cases[trained[1]]).unwrap();
     assert!(
         loaded.volume.data == expected.volume.data && loaded.labels.data == expected.labels.data
     );
 }
 
 #[test]
-fn what_cannot_be_copied_is_read_where_it_is() {
+fn files_that_cannot_be_copied_are_read_in_place() {
     let folder = tempfile::tempdir().unwrap();
     let descriptor = phantoms(&folder.path().join("data"), 2, 0);
     let dataset = Dataset::open(&descriptor).unwrap();
 
-    // No disk has room for this one, which takes none.
+    // A sparse file larger than any disk.
     let mut vast = dataset.clone();
     vast.cases[0].image = folder.path().join("vast.nii");
     fs::File::create(&vast.cases[0].image)
@@ -186,34 +186,30 @@ fn what_cannot_be_copied_is_read_where_it_is() {
         .set_len(1 << 43)
         .unwrap();
     let scratch = folder.path().join("small");
-    let (near_vast, said, warned) = near(&vast, &scratch);
-    assert!(near_vast.copies.is_empty() && said.is_empty() && files(&scratch).is_empty());
-    assert_eq!(warned.len(), 1, "{warned:?}");
+    let (vast_copy, log, warnings) = stage(&vast, &scratch);
+    assert!(vast_copy.copies.is_empty() && log.is_empty() && files(&scratch).is_empty());
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
     for expected in ["not enough space", "GB are free", "original location"] {
-        assert!(warned[0].contains(expected), "{expected}: {warned:?}");
+        assert!(warnings[0].contains(expected), "{expected}: {warnings:?}");
     }
 
-    // A folder that somebody else has put there.
+    // A symbolic link in place of the folder.
     let scratch = folder.path().join("trap");
-    near(&dataset, &scratch);
+    stage(&dataset, &scratch);
     let own = only_folder(&scratch);
     fs::rename(&own, folder.path().join("moved")).unwrap();
     std::os::unix::fs::symlink(folder.path().join("moved"), &own).unwrap();
-    let (trapped, _, warned) = near(&dataset, &scratch);
+    let (trapped, _, warnings) = stage(&dataset, &scratch);
     assert!(trapped.copies.is_empty());
-    assert!(warned[0].contains("another user"), "{warned:?}");
+    assert!(warnings[0].contains("another user"), "{warnings:?}");
 
-    // A file that is not there is for the dataset's check to tell of; the others are copied.
+    // A missing file is left to the dataset check; the others are copied.
     let gone = map_of(&dataset, 0);
     fs::remove_file(&gone).unwrap();
-    let (near_rest, said, warned) = near(&dataset, &folder.path().join("rest"));
-    assert_eq!(
-        (copied(&said[0]), near_rest.copies.len()),
-        (3, 3),
-        "{said:?}"
-    );
-    assert!(warned.is_empty(), "{warned:?}");
-    let error = near_rest.load(&near_rest.cases[0]).unwrap_err().to_string();
+    let (rest_copy, log, warnings) = stage(&dataset, &folder.path().join("rest"));
+    assert_eq!((copied(&log[0]), rest_copy.copies.len()), (3, 3), "{log:?}");
+    assert!(warnings.is_empty(), "{warnings:?}");
+    let error = rest_copy.load(&rest_copy.cases[0]).unwrap_err().to_string();
     assert!(error.contains(gone.to_str().unwrap()), "{error}");
 
     let stopped = AtomicBool::new(true);
@@ -222,7 +218,7 @@ fn what_cannot_be_copied_is_read_where_it_is() {
 }
 
 #[test]
-fn training_reads_copies_and_names_the_files_themselves() {
+fn training_reads_copies_and_records_the_original_paths() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let descriptor = phantoms(&data, 4, 0);
@@ -232,14 +228,14 @@ fn training_reads_copies_and_names_the_files_themselves() {
     for work in [&plain, &far] {
         fs::create_dir(work).unwrap();
     }
-    let said = stderr(&run(&plain, &arguments(descriptor, &[]), 0));
-    assert!(!said.contains("scratch"), "{said}");
+    let log = stderr(&run(&plain, &arguments(descriptor, &[]), 0));
+    assert!(!log.contains("scratch"), "{log}");
 
     let with = arguments(descriptor, &["--scratch", scratch.to_str().unwrap()]);
-    let said = stderr(&run(&far, &with, 0));
-    assert_eq!(copied(&said), 8, "{said}");
-    assert!(weights(&far) == weights(&plain), "{said}");
-    // What is written of the run names the data, not their copies.
+    let log = stderr(&run(&far, &with, 0));
+    assert_eq!(copied(&log), 8, "{log}");
+    assert!(weights(&far) == weights(&plain), "{log}");
+    // The run folder records the data, not the copies.
     let run_folder = fs::read_dir(far.join("runs"))
         .unwrap()
         .next()
@@ -252,7 +248,7 @@ fn training_reads_copies_and_names_the_files_themselves() {
         "{settings}"
     );
 
-    // Resumed, with the folder of the scheduler's variable: the flag alone, and the settings file.
+    // Resumed with the scheduler's TMPDIR: by the flag without a value, and by the settings file.
     let resume = ["fit", "--resume", run_folder.to_str().unwrap(), "--scratch"];
     let mut command = ctseg(&far, &resume);
     let output = command.env("TMPDIR", &scratch).output().unwrap();
@@ -260,10 +256,10 @@ fn training_reads_copies_and_names_the_files_themselves() {
         (output.status.code(), copied(&stderr(&output))),
         (Some(0), 0)
     );
-    let said = stderr(&ctseg(&far, &resume).env_remove("TMPDIR").output().unwrap());
+    let log = stderr(&ctseg(&far, &resume).env_remove("TMPDIR").output().unwrap());
     assert!(
-        said.contains("TMPDIR is not set") && said.contains("--scratch DIR"),
-        "{said}"
+        log.contains("TMPDIR is not set") && log.contains("--scratch DIR"),
+        "{log}"
     );
     fs::write(far.join("ctseg.toml"), "scratch = \"$TMPDIR\"\n").unwrap();
     let mut command = ctseg(&far, &resume[..3]);
@@ -273,41 +269,41 @@ fn training_reads_copies_and_names_the_files_themselves() {
         (Some(0), 0)
     );
 
-    // A damaged image is copied as it is; the error is about the image.
+    // A damaged image is copied unchanged; the error names the original.
     let dataset = Dataset::open(Path::new(descriptor)).unwrap();
     let image = &dataset.cases[0].image;
     let bytes = fs::read(image).unwrap();
     fs::write(image, &bytes[..bytes.len() / 2]).unwrap();
-    let said = stderr(&run(&plain, &with, 1));
-    assert_eq!(copied(&said), 1, "{said}");
-    assert_about(&said, image);
+    let log = stderr(&run(&plain, &with, 1));
+    assert_eq!(copied(&log), 1, "{log}");
+    assert_about(&log, image);
 }
 
-/// All warnings are about `image`, none about a copy.
-fn assert_about(said: &str, image: &Path) {
-    let about = said.lines().filter(|line| line.contains("warning"));
+/// Fails unless all warnings are about `image` and none is about a copy.
+fn assert_about(log: &str, image: &Path) {
+    let about = log.lines().filter(|line| line.contains("warning"));
     let about: Vec<&str> = about.collect();
     assert!(
         !about.is_empty()
             && about
                 .iter()
                 .all(|line| line.contains(image.to_str().unwrap())),
-        "{said}"
+        "{log}"
     );
-    assert!(about.iter().all(|line| !line.contains("ctseg-")), "{said}");
+    assert!(about.iter().all(|line| !line.contains("ctseg-")), "{log}");
 }
 
 #[test]
-fn processes_of_a_machine_copy_a_dataset_together() {
+fn processes_on_a_machine_share_the_copying() {
     let folder = tempfile::tempdir().unwrap();
     let descriptor = phantoms(&folder.path().join("data"), 6, 0);
     let dataset = Dataset::open(&descriptor).unwrap();
     let scratch = folder.path().join("scratch");
-    near(&dataset, &scratch);
+    stage(&dataset, &scratch);
     let copies = only_folder(&scratch);
     let names = files(&copies);
     fs::remove_dir_all(copies.join("data")).unwrap();
-    // What a killed process has left is removed.
+    // The temporary file of a killed process is removed.
     let mut child = std::process::Command::new("true").spawn().unwrap();
     let own = ctseg_base::process::id::ProcessId::current().to_string();
     let dead = own.replace(
@@ -322,7 +318,7 @@ fn processes_of_a_machine_copy_a_dataset_together() {
         &["--scratch", scratch.to_str().unwrap()],
     );
     let works = [(); 3].map(|()| tempfile::tempdir().unwrap());
-    let begun = works.each_ref().map(|work| {
+    let children = works.each_ref().map(|work| {
         let mut command = ctseg(work.path(), &arguments);
         command
             .stdout(Stdio::null())
@@ -331,12 +327,12 @@ fn processes_of_a_machine_copy_a_dataset_together() {
             .unwrap()
     });
     let mut total = 0;
-    for child in begun {
+    for child in children {
         let output = child.wait_with_output().unwrap();
-        let said = stderr(&output);
-        assert_eq!(output.status.code(), Some(0), "{said}");
-        assert!(said.contains("12 files of 6 cases"), "{said}");
-        total += copied(&said);
+        let log = stderr(&output);
+        assert_eq!(output.status.code(), Some(0), "{log}");
+        assert!(log.contains("12 files of 6 cases"), "{log}");
+        total += copied(&log);
     }
     assert_eq!(total, 12, "each file is copied by one of them");
     assert_eq!(files(&copies), names);

@@ -1,4 +1,4 @@
-//! `ctseg status`: of trainings, sweeps, batches and evaluations that run, are done, were killed or failed.
+//! `ctseg status` of trainings, sweeps, batches and evaluations: running, done, killed or failed.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
@@ -12,13 +12,13 @@ use serde_json::{Value, json};
 
 mod batches;
 
-/// What `ctseg status` says of `place`, which it must leave as it is.
+/// The JSON output of `ctseg status` for `place`.
 fn status(folder: &Path, place: &str) -> Value {
     let output = run(folder, &["status", place, "--json"], 0);
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-fn only(folder: &Path, place: &str) -> Value {
+fn only_status(folder: &Path, place: &str) -> Value {
     let all = status(folder, place);
     assert_eq!(all["runs"].as_array().unwrap().len(), 1, "{all:#}");
     all["runs"][0].clone()
@@ -29,7 +29,7 @@ fn text(folder: &Path, place: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Every file below `folder`, with its time and length.
+/// All entries below `folder`, with modification time and size.
 fn listing(folder: &Path) -> BTreeMap<PathBuf, (SystemTime, u64)> {
     let mut found = BTreeMap::new();
     let mut folders = vec![folder.to_path_buf()];
@@ -53,16 +53,16 @@ fn signal(child: &Child, name: &str) {
     assert!(sent.unwrap().success());
 }
 
-/// Holds a process up where it is, so that nothing changes while it is looked at.
+/// Stops a process with SIGSTOP and waits until it has stopped.
 fn stop(child: &Child) {
     signal(child, "-STOP");
-    let begun = Instant::now();
+    let started = Instant::now();
     let stat = format!("/proc/{}/stat", child.id());
     // proc_pid_stat(5): the state follows the name, which is in brackets.
     while !std::fs::read_to_string(&stat).unwrap().contains(") T ") {
         assert!(
-            begun.elapsed() < Duration::from_secs(60),
-            "it does not stop"
+            started.elapsed() < Duration::from_secs(60),
+            "the process does not stop"
         );
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -76,12 +76,15 @@ fn spawned(folder: &Path, arguments: &[&str]) -> Child {
         .unwrap()
 }
 
-/// Waits for something that a process does before its end.
+/// Waits for a condition that must hold before the process ends.
 fn wait_for(child: &mut Child, what: impl Fn() -> bool) {
-    let begun = Instant::now();
+    let started = Instant::now();
     while !what() {
-        assert!(begun.elapsed() < Duration::from_secs(240), "waited in vain");
-        assert!(child.try_wait().unwrap().is_none(), "it ended before");
+        assert!(started.elapsed() < Duration::from_secs(240), "timed out");
+        assert!(
+            child.try_wait().unwrap().is_none(),
+            "the process ended early"
+        );
         std::thread::sleep(Duration::from_millis(5));
     }
 }
@@ -93,7 +96,7 @@ fn only_run(folder: &Path) -> PathBuf {
     run
 }
 
-/// How many epochs the only run has written down.
+/// The number of epochs that the only run has recorded.
 fn epochs(folder: &Path) -> usize {
     let Ok(mut runs) = folder.join("runs").read_dir() else {
         return 0;
@@ -103,8 +106,8 @@ fn epochs(folder: &Path) -> usize {
     text.map_or(0, |text| text.lines().count())
 }
 
-/// Changes a JSON file by hand.
-fn changed(path: &Path, change: impl FnOnce(&mut Value)) {
+/// Edits a JSON file.
+fn edit_json(path: &Path, change: impl FnOnce(&mut Value)) {
     let mut value = json(path);
     change(&mut value);
     std::fs::write(path, value.to_string()).unwrap();
@@ -127,7 +130,7 @@ fn a_folder_whose_name_is_not_utf8_is_shown() {
 }
 
 #[test]
-fn a_training_runs_is_killed_goes_on_and_is_done() {
+fn a_training_is_shown_running_killed_and_done() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let data = phantoms(&folder.join("data"), 4, 0);
@@ -140,8 +143,8 @@ fn a_training_runs_is_killed_goes_on_and_is_done() {
     wait_for(&mut child, || epochs(folder) >= 2);
     stop(&child);
     let before = listing(folder);
-    let running = only(folder, "runs");
-    let said = text(folder, "runs");
+    let running = only_status(folder, "runs");
+    let printed = text(folder, "runs");
     assert_eq!(listing(folder), before, "status has written something");
     assert_eq!(running["kind"], "fit");
     assert_eq!(running["state"], "running", "{running:#}");
@@ -151,40 +154,43 @@ fn a_training_runs_is_killed_goes_on_and_is_done() {
     assert!((2..=6).contains(&done), "{running:#}");
     assert_eq!(running["epochs"]["of"], 6);
     assert!(running["dice"].is_f64() && running["epochs"]["loss"].is_f64());
-    let begun: jiff::Timestamp = running["begun"].as_str().unwrap().parse().unwrap();
+    let start: jiff::Timestamp = running["begun"].as_str().unwrap().parse().unwrap();
     let end: jiff::Timestamp = running["expected_end"].as_str().unwrap().parse().unwrap();
-    let hours = end.duration_since(begun).as_secs_f64() / 3600.0;
+    let hours = end.duration_since(start).as_secs_f64() / 3600.0;
     assert!((0.0..=2.0).contains(&hours), "{running:#}");
     assert!(running["seconds_since_last_sign"].as_u64().unwrap() < 60);
-    let first = said.lines().nth(1).unwrap();
+    let first = printed.lines().nth(1).unwrap();
     assert!(
         first.contains("running") && first.contains("fold 0 epoch"),
-        "{said}"
+        "{printed}"
     );
-    assert!(said.contains(&format!("process {}", child.id())), "{said}");
+    assert!(
+        printed.contains(&format!("process {}", child.id())),
+        "{printed}"
+    );
 
     signal(&child, "-KILL");
     child.wait().unwrap();
-    let killed = only(folder, "runs");
+    let killed = only_status(folder, "runs");
     assert_eq!(killed["state"], "interrupted", "{killed:#}");
     assert!(killed["because"].as_str().unwrap().contains("is gone"));
     assert_eq!(killed["expected_end"], Value::Null);
-    // What it says to do is right.
+    // The suggested command works.
     let resume = killed["resume"].as_str().unwrap();
     let resume: Vec<&str> = resume.split(' ').skip(1).collect();
     let resumed = [&resume[..], &["--device", "flex", "--no-mlflow"]].concat();
     run(folder, &resumed, 0);
-    let done = only(folder, "runs");
+    let done = only_status(folder, "runs");
     assert_eq!(done["state"], "done", "{done:#}");
     assert_eq!(done["epochs"]["networks_done"], 1);
     assert_eq!(done["resume"], Value::Null);
     let state = json(&only_run(folder).join("state.json"));
     assert_eq!(state["ended"]["outcome"], "finished");
-    as_others_would_leave_it(folder);
+    check_foreign_states(folder);
 }
 
-/// Gives this time to all files below `folder`.
-fn written_at(folder: &Path, time: SystemTime) {
+/// Sets the modification time of all files below `folder`.
+fn set_times(folder: &Path, time: SystemTime) {
     let files = listing(folder).into_keys().filter(|path| path.is_file());
     for path in files {
         let file = std::fs::File::options().append(true).open(path).unwrap();
@@ -192,56 +198,56 @@ fn written_at(folder: &Path, time: SystemTime) {
     }
 }
 
-/// States that no test can bring about: a run on another machine, one of an early version, a damaged one.
-fn as_others_would_leave_it(folder: &Path) {
+/// Checks states that a test cannot produce itself: a run on another machine, of an early version, a damaged one.
+fn check_foreign_states(folder: &Path) {
     let run_folder = only_run(folder);
     let state = run_folder.join("state.json");
-    changed(&state, |state| {
+    edit_json(&state, |state| {
         state["ended"] = Value::Null;
         state["host"] = "gpu07".into();
         state["job"] = "70_3".into();
         state["process"] = "01234567-4711-99".into();
     });
-    assert_eq!(only(folder, "runs")["state"], "running");
+    assert_eq!(only_status(folder, "runs")["state"], "running");
     let span = Duration::from_secs(2 * 3600 + 90);
-    written_at(&run_folder, SystemTime::now() + span);
-    let ahead = only(folder, "runs");
+    set_times(&run_folder, SystemTime::now() + span);
+    let ahead = only_status(folder, "runs");
     assert_eq!(ahead["state"], "interrupted");
     let because = ahead["because"].as_str().unwrap();
     assert!(
         because.contains("gpu07") && because.contains(" in the future"),
         "{because}"
     );
-    written_at(&run_folder, SystemTime::now() - span);
-    let silent = only(folder, "runs");
+    set_times(&run_folder, SystemTime::now() - span);
+    let silent = only_status(folder, "runs");
     assert_eq!(silent["state"], "interrupted");
     let because = silent["because"].as_str().unwrap();
     assert!(
         because.contains("gpu07") && because.contains("job 70_3") && because.contains("2 h 1 min"),
         "{because}"
     );
-    changed(&state, |state| {
+    edit_json(&state, |state| {
         state["ended"] =
             json!({"at": "2026-01-01T00:00:00Z", "outcome": "failed", "reason": "no memory"});
     });
-    let failed = only(folder, "runs");
+    let failed = only_status(folder, "runs");
     assert_eq!(
         (&failed["state"], &failed["because"]),
         (&"failed".into(), &"no memory".into())
     );
     assert!(failed["resume"].is_string());
     std::fs::write(&state, "{").unwrap();
-    let damaged = only(folder, "runs");
+    let damaged = only_status(folder, "runs");
     assert_eq!(damaged["state"], "unknown");
     assert!(damaged["because"].as_str().unwrap().contains("state.json"));
     std::fs::remove_file(&state).unwrap();
-    assert_eq!(only(folder, "runs")["state"], "done");
-    // Before its end was written.
+    assert_eq!(only_status(folder, "runs")["state"], "done");
+    // An unfinished run of an early version.
     let metrics = run_folder.join("metrics.jsonl");
     let lines = std::fs::read_to_string(&metrics).unwrap();
     let first = lines.lines().next().unwrap();
     std::fs::write(&metrics, format!("{first}\n")).unwrap();
-    let early = only(folder, "runs");
+    let early = only_status(folder, "runs");
     assert_eq!(
         (&early["state"], &early["epochs"]["done"]),
         (&"unknown".into(), &1.into())
@@ -256,11 +262,11 @@ fn a_sweep_shows_its_trials() {
     let data = data.to_str().unwrap();
     let mut sweep = vec!["sweep", "--stage", "1", "--data", data, "--device", "flex"];
     sweep.extend(["--epochs", "1", "--rungs", "1", "--no-mlflow"]);
-    // One rate is no rate: its trial fails.
+    // One learning rate is far too high: its trial fails.
     sweep.extend(["--vary", "training.optimiser.learning_rate=1e-3,1e30"]);
     sweep.extend(SMALL);
     run(folder, &sweep, 3);
-    let done = only(folder, "runs");
+    let done = only_status(folder, "runs");
     assert_eq!(
         (&done["kind"], &done["state"]),
         (&"sweep".into(), &"failed".into())
@@ -272,13 +278,16 @@ fn a_sweep_shows_its_trials() {
         "{done:#}"
     );
     assert!(trials["best"].as_str().unwrap().contains("1e-3"));
-    let said = text(folder, "runs");
-    assert!(said.contains("2 of 2 trials started, 1 failed"), "{said}");
+    let printed = text(folder, "runs");
+    assert!(
+        printed.contains("2 of 2 trials started, 1 failed"),
+        "{printed}"
+    );
     let state = only_run(folder).join("state.json");
-    changed(&state, |state| {
+    edit_json(&state, |state| {
         state["ended"] = json!({"at": "2026-01-01T00:00:00Z", "outcome": "interrupted"});
     });
-    let resume = only(folder, "runs")["resume"].clone();
+    let resume = only_status(folder, "runs")["resume"].clone();
     assert!(
         resume
             .as_str()
@@ -303,11 +312,11 @@ fn watching_ends_when_nothing_runs() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut said = BufReader::new(watching.stdout.take().unwrap());
+    let mut output = BufReader::new(watching.stdout.take().unwrap());
     let mut text = String::new();
-    said.read_line(&mut text).unwrap();
+    output.read_line(&mut text).unwrap();
     signal(&child, "-CONT");
-    said.read_to_string(&mut text).unwrap();
+    output.read_to_string(&mut text).unwrap();
     assert_eq!(watching.wait().unwrap().code(), Some(0));
     let states: Vec<Value> = text
         .lines()

@@ -1,4 +1,4 @@
-//! `ctseg submit slurm` with commands that stand for Slurm's. scripts/slurm/test.sh submits to a real cluster.
+//! `ctseg submit slurm` with fake Slurm commands. scripts/slurm/test.sh submits to a real cluster.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -29,7 +29,7 @@ echo "cpu|16|32000|(null)"
 echo "old|8|65536|(null)"
 "#;
 
-/// Keeps the script and the options of each job; refuses what the file `refuse` says.
+/// Keeps the script and options of each job; if the file `refuse` exists, fails with its content.
 const SBATCH: &str = r#"#!/bin/sh
 cd "$(dirname "$0")" || exit 1
 cat >script
@@ -42,24 +42,24 @@ env | grep ^SBATCH_ | sort >"job-$id.variables"
 echo "$id;lab"
 "#;
 
-/// A folder with volumes, a model and a dataset, and Slurm's commands beside it.
-struct Place {
+/// A folder with volumes, a model and fake Slurm commands.
+struct Workspace {
     folder: tempfile::TempDir,
 }
 
-impl Place {
+impl Workspace {
     fn new() -> Self {
-        let place = Self {
+        let workspace = Self {
             folder: tempfile::tempdir().unwrap(),
         };
-        batch(place.path(), 3);
-        std::fs::create_dir(place.slurm()).unwrap();
+        batch(workspace.path(), 3);
+        std::fs::create_dir(workspace.slurm()).unwrap();
         for (name, text) in [("scontrol", SCONTROL), ("sinfo", SINFO), ("sbatch", SBATCH)] {
-            let path = place.slurm().join(name);
+            let path = workspace.slurm().join(name);
             std::fs::write(&path, text).unwrap();
             std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
         }
-        place
+        workspace
     }
 
     fn path(&self) -> &Path {
@@ -82,7 +82,7 @@ impl Place {
         .unwrap()
     }
 
-    /// Script and options of a job that was submitted.
+    /// Script and options of a submitted job.
     fn job(&self, id: u32) -> (String, String) {
         let read = |ending: &str| {
             let path = self.slurm().join(format!("job-{id}.{ending}"));
@@ -98,13 +98,13 @@ impl Place {
     }
 }
 
-fn code(output: &Output, code: i32) -> String {
-    let said = stderr(output);
-    assert_eq!(output.status.code(), Some(code), "{said}");
+fn expect_code(output: &Output, code: i32) -> String {
+    let log = stderr(output);
+    assert_eq!(output.status.code(), Some(code), "{log}");
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-fn has(script: &str, line: &str) {
+fn assert_line(script: &str, line: &str) {
     assert!(
         script.lines().any(|own| own == line),
         "no '{line}' in\n{script}"
@@ -112,18 +112,18 @@ fn has(script: &str, line: &str) {
 }
 
 #[test]
-fn what_is_asked_for_stands_in_the_script_that_is_submitted() {
-    let place = Place::new();
-    let output = place.submit(
+fn requested_resources_are_in_the_submitted_script() {
+    let workspace = Workspace::new();
+    let output = workspace.submit(
         "predict images -o out --model model --tasks 4 --time 4h --mem 16G --cpus 8 --gpus a100:1 --partition gpu \
          --claim claims --sbatch-arg=--exclude=n7 --json --tta",
     );
-    let told: Value = serde_json::from_str(&code(&output, 0)).unwrap();
-    assert_eq!(told["jobs"][0]["id"], "100");
-    assert_eq!(told["jobs"][0]["tasks"], "1-4");
-    let log = told["jobs"][0]["log"].as_str().unwrap();
+    let summary: Value = serde_json::from_str(&expect_code(&output, 0)).unwrap();
+    assert_eq!(summary["jobs"][0]["id"], "100");
+    assert_eq!(summary["jobs"][0]["tasks"], "1-4");
+    let log = summary["jobs"][0]["log"].as_str().unwrap();
     assert!(log.ends_with("/ctseg-predict-100_*.log"), "{log}");
-    let (script, options) = place.job(100);
+    let (script, options) = workspace.job(100);
     assert_eq!(options.trim(), "--parsable");
     for line in [
         "#SBATCH --array=1-4",
@@ -137,29 +137,29 @@ fn what_is_asked_for_stands_in_the_script_that_is_submitted() {
         "export CTSEG_CLAIM='claims'",
         "set -- 'images' '-o' 'out' '--model' 'model' '--tta'",
     ] {
-        has(&script, line);
+        assert_line(&script, line);
     }
     let folder = Path::new(env!("CARGO_BIN_EXE_ctseg")).parent().unwrap();
-    has(
+    assert_line(
         &script,
         &format!("export PATH='{}':\"$PATH\"", folder.display()),
     );
 }
 
 #[test]
-fn what_a_training_is_told_stands_in_its_script() {
-    let place = Place::new();
-    let data = phantoms(&place.path().join("data"), 2, 0);
+fn training_options_are_in_the_submitted_script() {
+    let workspace = Workspace::new();
+    let data = phantoms(&workspace.path().join("data"), 2, 0);
     let data = data.display();
-    code(
-        &place.submit(&format!(
+    expect_code(
+        &workspace.submit(&format!(
             "fit --stage 1 --data {data} --model new --runs /shared/../{} --epochs 3",
-            place.path().join("runs").display()
+            workspace.path().join("runs").display()
         )),
         0,
     );
-    let (script, _) = place.job(100);
-    has(
+    let (script, _) = workspace.job(100);
+    assert_line(
         &script,
         &format!("set -- '--stage' '1' '--data' '{data}' '--model' 'new' '--epochs' '3'"),
     );
@@ -167,32 +167,32 @@ fn what_a_training_is_told_stands_in_its_script() {
         script.contains("\nexport CTSEG_RUNS='/shared/../"),
         "{script}"
     );
-    code(
-        &place.submit(&format!(
+    expect_code(
+        &workspace.submit(&format!(
             "fit-folds --stage 2 --data {data} --model model --set folds=3"
         )),
         0,
     );
-    let (script, _) = place.job(101);
-    has(&script, "#SBATCH --array=0-2");
-    has(&script, "export CTSEG_STAGE='2'");
-    has(
+    let (script, _) = workspace.job(101);
+    assert_line(&script, "#SBATCH --array=0-2");
+    assert_line(&script, "export CTSEG_STAGE='2'");
+    assert_line(
         &script,
         &format!("set -- 'model' '--data' '{data}' '--set' 'folds=3'"),
     );
 }
 
 #[test]
-fn jobs_of_a_chain_wait_for_those_before_them() {
-    let place = Place::new();
-    let data = phantoms(&place.path().join("data"), 2, 0);
+fn chain_jobs_depend_on_the_previous_ones() {
+    let workspace = Workspace::new();
+    let data = phantoms(&workspace.path().join("data"), 2, 0);
     let data = data.display();
-    let output = place.submit(&format!(
+    let output = workspace.submit(&format!(
         "chain {data} chained images labels --tasks 2 --partition gpu --gpus 1 --stage2 refine --device flex"
     ));
-    let said = code(&output, 0);
-    assert!(said.contains("squeue -j 100,101,102,103"), "{said}");
-    let jobs: Vec<(String, String)> = (100..104).map(|id| place.job(id)).collect();
+    let printed = expect_code(&output, 0);
+    assert!(printed.contains("squeue -j 100,101,102,103"), "{printed}");
+    let jobs: Vec<(String, String)> = (100..104).map(|id| workspace.job(id)).collect();
     let waits = jobs.iter().map(|(_, options)| options.trim().to_owned());
     let after = |what: &str| format!("--parsable --dependency={what} --kill-on-invalid-dep=yes");
     assert_eq!(
@@ -204,18 +204,18 @@ fn jobs_of_a_chain_wait_for_those_before_them() {
             after("afterok:101,afterany:102"),
         ]
     );
-    has(&jobs[1].0, "#SBATCH --job-name=ctseg-stage2");
-    has(
+    assert_line(&jobs[1].0, "#SBATCH --job-name=ctseg-stage2");
+    assert_line(
         &jobs[1].0,
         &format!(
             "set -- '--stage' 'refine' '--data' '{data}' '--model' 'chained' '--device' 'flex'"
         ),
     );
-    has(&jobs[2].0, "#SBATCH --array=1-2");
-    has(&jobs[2].0, "#SBATCH --gres=gpu:1");
-    has(&jobs[3].0, "#SBATCH --partition=gpu");
+    assert_line(&jobs[2].0, "#SBATCH --array=1-2");
+    assert_line(&jobs[2].0, "#SBATCH --gres=gpu:1");
+    assert_line(&jobs[3].0, "#SBATCH --partition=gpu");
     assert!(!jobs[3].0.contains("--gres"), "{}", jobs[3].0);
-    has(
+    assert_line(
         &jobs[3].0,
         &format!("set -- 'labels' '{data}' '--device' 'flex'"),
     );
@@ -230,37 +230,37 @@ fn jobs_of_a_chain_wait_for_those_before_them() {
             .all(|(script, _)| group(script) == group(&jobs[0].0))
     );
     for (script, _) in &jobs {
-        has(script, "#SBATCH --requeue");
+        assert_line(script, "#SBATCH --requeue");
     }
 }
 
 #[test]
-fn what_is_said_to_sbatch_is_kept() {
-    let place = Place::new();
+fn options_for_sbatch_are_kept() {
+    let workspace = Workspace::new();
     let predict = "predict images -o out --model model --tasks 8 --dry-run";
-    let said = "--sbatch-arg=--array=3,7%1 --sbatch-arg=--job-name=again";
-    let script = code(&place.submit(&format!("{predict} {said}")), 0);
-    has(&script, "#SBATCH --array=3,7%1");
-    has(&script, "#SBATCH --job-name=again");
-    has(&script, "export CTSEG_SHARES='8'");
+    let options = "--sbatch-arg=--array=3,7%1 --sbatch-arg=--job-name=again";
+    let script = expect_code(&workspace.submit(&format!("{predict} {options}")), 0);
+    assert_line(&script, "#SBATCH --array=3,7%1");
+    assert_line(&script, "#SBATCH --job-name=again");
+    assert_line(&script, "export CTSEG_SHARES='8'");
     assert_eq!(script.matches("\n#SBATCH --array=").count(), 1, "{script}");
     let chain = "chain data chained images labels --dry-run --sbatch-arg=--job-name=mine";
-    let scripts = code(&place.submit(chain), 0);
+    let scripts = expect_code(&workspace.submit(chain), 0);
     assert_eq!(scripts.matches("#SBATCH --job-name=").count(), 4);
     assert_eq!(scripts.matches("#SBATCH --job-name=mine\n").count(), 4);
 }
 
 #[test]
-fn a_chains_scripts_are_told_apart() {
-    let place = Place::new();
+fn the_scripts_of_a_chain_are_separated() {
+    let workspace = Workspace::new();
     let chain = "chain data chained images labels --dry-run";
-    let scripts = code(&place.submit(chain), 0);
-    let apart: Vec<&str> = scripts
+    let scripts = expect_code(&workspace.submit(chain), 0);
+    let separators: Vec<&str> = scripts
         .lines()
         .filter(|line| line.starts_with("# ==== "))
         .collect();
-    assert_eq!(apart.len(), 3, "{scripts}");
-    for (index, line) in apart.iter().enumerate() {
+    assert_eq!(separators.len(), 3, "{scripts}");
+    for (index, line) in separators.iter().enumerate() {
         let begin = format!("# ==== script {} of 4, '", index + 2);
         assert!(line.starts_with(&begin), "{line}");
         assert!(line.contains("--dependency=after"), "{line}");
@@ -269,16 +269,16 @@ fn a_chains_scripts_are_told_apart() {
 }
 
 #[test]
-fn variables_of_sbatch_do_not_beat_what_was_asked_for() {
-    let place = Place::new();
+fn sbatch_variables_do_not_override_options() {
+    let workspace = Workspace::new();
     let submit = |line: &str| {
         let arguments: Vec<&str> = line.split(' ').collect();
         let path = std::env::var("PATH").unwrap();
         let mut command = ctseg(
-            place.path(),
+            workspace.path(),
             &[&["submit", "slurm"], &arguments[..]].concat(),
         );
-        command.env("PATH", format!("{}:{path}", place.slurm().display()));
+        command.env("PATH", format!("{}:{path}", workspace.slurm().display()));
         command.envs([
             ("SBATCH_TIMELIMIT", "60"),
             ("SBATCH_NO_REQUEUE", "1"),
@@ -286,14 +286,14 @@ fn variables_of_sbatch_do_not_beat_what_was_asked_for() {
             ("SBATCH_PARTITION", "gpu"),
             ("SBATCH_ACCOUNT", "ct"),
         ]);
-        code(&command.output().unwrap(), 0);
+        expect_code(&command.output().unwrap(), 0);
     };
     let predict = "predict images -o out --model model --gpus 1";
-    // 25 hours are too long for the partition that is the cluster's default.
+    // 25 hours exceed the limit of the cluster's default partition.
     submit(&format!("{predict} --time 25h"));
     submit(&format!("{predict} --partition gpu"));
     let passed = |id: u32| {
-        let path = place.slurm().join(format!("job-{id}.variables"));
+        let path = workspace.slurm().join(format!("job-{id}.variables"));
         std::fs::read_to_string(path).unwrap()
     };
     assert_eq!(passed(100), "SBATCH_ACCOUNT=ct\nSBATCH_PARTITION=gpu\n");
@@ -301,9 +301,9 @@ fn variables_of_sbatch_do_not_beat_what_was_asked_for() {
 }
 
 #[test]
-fn a_training_takes_all_gpus_that_it_asks_for() {
-    let place = Place::new();
-    let data = phantoms(&place.path().join("data"), 2, 0);
+fn a_training_uses_all_requested_gpus() {
+    let workspace = Workspace::new();
+    let data = phantoms(&workspace.path().join("data"), 2, 0);
     let data = data.display();
     let fit = format!("fit --stage 1 --data {data} --model new --dry-run");
     for (asked, gres, exported) in [
@@ -312,10 +312,10 @@ fn a_training_takes_all_gpus_that_it_asks_for() {
         ("--gpus 1", "gpu:1", None),
         ("--gpus 4 --alone", "gpu:4", None),
     ] {
-        let script = code(&place.submit(&format!("{fit} {asked}")), 0);
-        has(&script, &format!("#SBATCH --gres={gres}"));
+        let script = expect_code(&workspace.submit(&format!("{fit} {asked}")), 0);
+        assert_line(&script, &format!("#SBATCH --gres={gres}"));
         match exported {
-            Some(count) => has(&script, &format!("export CTSEG_GPUS='{count}'")),
+            Some(count) => assert_line(&script, &format!("export CTSEG_GPUS='{count}'")),
             None => assert!(!script.contains("CTSEG_GPUS"), "{script}"),
         }
         let set = "set -- '--stage' '1' '--data'";
@@ -323,32 +323,35 @@ fn a_training_takes_all_gpus_that_it_asks_for() {
         assert!(!script.contains("'--gpus'"), "{script}");
     }
     let folds = "fit-folds --stage 2 --data data --model model --dry-run --gpus 2";
-    has(&code(&place.submit(folds), 0), "export CTSEG_GPUS='2'");
+    assert_line(
+        &expect_code(&workspace.submit(folds), 0),
+        "export CTSEG_GPUS='2'",
+    );
     let chain = "chain data chained images labels --dry-run --gpus 2";
-    let scripts = code(&place.submit(chain), 0);
+    let scripts = expect_code(&workspace.submit(chain), 0);
     let exports = scripts.matches("\nexport CTSEG_GPUS='2'\n").count();
     assert_eq!(exports, 2, "{scripts}");
 
-    let output = place.submit(&format!("{fit} --gpus 4 --device flex"));
-    code(&output, 2);
+    let output = workspace.submit(&format!("{fit} --gpus 4 --device flex"));
+    expect_code(&output, 2);
     assert!(stderr(&output).contains("the device is flex"));
     let arguments: Vec<&str> = fit.split(' ').collect();
     let output = ctseg(
-        place.path(),
+        workspace.path(),
         &[&["submit", "slurm"], &arguments[..]].concat(),
     )
     .env("CTSEG_GPUS", "4")
     .output()
     .unwrap();
-    code(&output, 2);
+    expect_code(&output, 2);
     assert!(stderr(&output).contains("reserve as many with --gpus"));
 }
 
 #[test]
 fn a_dry_run_needs_no_slurm_and_its_script_works() {
-    let place = Place::new();
+    let workspace = Workspace::new();
     let output = ctseg(
-        place.path(),
+        workspace.path(),
         &[
             "submit",
             "slurm",
@@ -366,10 +369,10 @@ fn a_dry_run_needs_no_slurm_and_its_script_works() {
     .env("PATH", "/nowhere")
     .output()
     .unwrap();
-    let script = code(&output, 0);
+    let script = expect_code(&output, 0);
     let job = Command::new("bash")
         .args(["-c", &script])
-        .current_dir(place.path())
+        .current_dir(workspace.path())
         .envs([
             ("SLURM_JOB_ID", "7"),
             ("SLURM_ARRAY_JOB_ID", "7"),
@@ -381,5 +384,5 @@ fn a_dry_run_needs_no_slurm_and_its_script_works() {
         .output()
         .unwrap();
     assert!(job.status.success(), "{}", stderr(&job));
-    assert_eq!(sidecars(&place.path().join("it's out")).len(), 3);
+    assert_eq!(sidecars(&workspace.path().join("it's out")).len(), 3);
 }

@@ -1,4 +1,4 @@
-//! Files of PyTorch, whole and hostile (scripts/golden/make_torch_file.py).
+//! PyTorch files, valid and hostile (scripts/golden/make_torch_file.py).
 
 use std::path::PathBuf;
 
@@ -13,7 +13,7 @@ fn golden(name: &str) -> PathBuf {
 }
 
 #[test]
-fn weights_and_settings_are_those_that_pytorch_saved() {
+fn weights_and_settings_match_those_saved_by_pytorch() {
     let expected: Value =
         serde_json::from_slice(&std::fs::read(golden("expected.json")).unwrap()).unwrap();
     let mut file = TorchFile::open(&golden("weights.pth")).unwrap();
@@ -47,9 +47,9 @@ fn weights_and_settings_are_those_that_pytorch_saved() {
     assert_eq!(stored.len(), expected.as_object().unwrap().len());
     for (name, tensor) in stored {
         let read = file.read(&tensor).unwrap();
-        let wanted = &expected[&name];
-        assert_eq!(json!(read.shape), wanted["shape"], "{name}");
-        let values: Vec<f64> = serde_json::from_value(wanted["values"].clone()).unwrap();
+        let expected_tensor = &expected[&name];
+        assert_eq!(json!(read.shape), expected_tensor["shape"], "{name}");
+        let values: Vec<f64> = serde_json::from_value(expected_tensor["values"].clone()).unwrap();
         assert_eq!(read.values.len(), values.len(), "{name}");
         assert!(
             read.values.iter().zip(values).all(|(a, b)| *a == b as f32),
@@ -58,7 +58,7 @@ fn weights_and_settings_are_those_that_pytorch_saved() {
     }
 }
 
-/// Opens a file and reads all of its tensors; what is said about that.
+/// Opens a file and reads all of its tensors, which must fail; returns the error.
 fn refused(name: &str) -> String {
     let path = golden(name);
     let read = || {
@@ -78,7 +78,7 @@ fn refused(name: &str) -> String {
 }
 
 #[test]
-fn hostile_files_are_refused_by_what_is_wrong_with_them() {
+fn hostile_files_are_refused_with_the_reason() {
     for (name, why) in [
         ("hostile_call.pth", "system, which is not allowed"),
         ("hostile_size.pth", "in a storage of 6"),
@@ -90,8 +90,8 @@ fn hostile_files_are_refused_by_what_is_wrong_with_them() {
         ("hostile_bomb.pth", "is compressed"),
         ("hostile_end.pth", "not a zip archive"),
     ] {
-        let said = refused(name);
-        assert!(said.contains(why), "{said}");
+        let log = refused(name);
+        assert!(log.contains(why), "{log}");
     }
     assert!(!std::path::Path::new("/tmp/this-must-not-be").exists());
 }
@@ -106,13 +106,13 @@ fn inspect_shows_what_a_checkpoint_holds() {
         assert!(shown.contains(part), "{part} in {shown}");
     }
     let hostile = golden("hostile_call.pth");
-    let said = run(folder.path(), &["inspect", hostile.to_str().unwrap()], 1);
-    assert!(stderr(&said).contains("system"), "{}", stderr(&said));
+    let output = run(folder.path(), &["inspect", hostile.to_str().unwrap()], 1);
+    assert!(stderr(&output).contains("system"), "{}", stderr(&output));
 }
 
-/// 480 bytes of lists, each of which holds the one before it twice.
+/// 480 bytes of lists, each of which contains the previous one twice.
 #[test]
-fn settings_without_end_are_refused_in_one_line() {
+fn exponentially_large_settings_are_refused_in_one_line() {
     use std::io::Write;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("endless.pth");
@@ -137,10 +137,10 @@ fn settings_without_end_are_refused_in_one_line() {
         writer.write_all(bytes).unwrap();
     }
     writer.finish().unwrap();
-    let said = stderr(&run(folder.path(), &["inspect", "endless.pth"], 1));
-    assert_eq!(said.lines().count(), 1, "{said}");
+    let log = stderr(&run(folder.path(), &["inspect", "endless.pth"], 1));
+    assert_eq!(log.lines().count(), 1, "{log}");
     assert!(
-        said.contains("endless.pth") && said.contains("exceed what"),
-        "{said}"
+        log.contains("endless.pth") && log.contains("exceed what"),
+        "{log}"
     );
 }

@@ -1,4 +1,4 @@
-//! What trackers are told of a run: everything, in order, nothing twice, and the numbers of the run folder.
+//! What trackers receive from a run: everything, in order, once, with the numbers of the run folder.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -19,10 +19,10 @@ use serde_json::Value;
 
 mod everything;
 
-/// Everything that a tracker is told.
+/// A call that a tracker receives.
 #[derive(Debug, Clone, PartialEq)]
-enum Heard {
-    Begun(PathBuf),
+enum Call {
+    Started(PathBuf),
     Epoch {
         network: String,
         epoch: usize,
@@ -35,31 +35,31 @@ enum Heard {
 
 #[derive(Default)]
 struct Recording {
-    heard: Mutex<Vec<Heard>>,
-    /// Asks the training to stop when so many epochs were heard of.
+    calls: Mutex<Vec<Call>>,
+    /// Requests a stop of the training after this number of epochs.
     stop_after: Option<usize>,
     stop: AtomicBool,
 }
 
 impl Recording {
-    fn keep(&self, heard: Heard) -> ctseg_base::Result<()> {
-        self.heard.lock().unwrap().push(heard);
+    fn keep(&self, call: Call) -> ctseg_base::Result<()> {
+        self.calls.lock().unwrap().push(call);
         Ok(())
     }
 
-    fn heard(&self) -> Vec<Heard> {
-        self.heard.lock().unwrap().clone()
+    fn calls(&self) -> Vec<Call> {
+        self.calls.lock().unwrap().clone()
     }
 
     fn events(&self) -> Vec<Event> {
-        let events = self.heard().into_iter().filter_map(|heard| match heard {
-            Heard::Event(event) => Some(event),
+        let events = self.calls().into_iter().filter_map(|call| match call {
+            Call::Event(event) => Some(event),
             _ => None,
         });
         events.collect()
     }
 
-    /// Points of a network's steps, in the order in which they were told.
+    /// Points of a network's steps, in the order received.
     fn points(&self, of: Option<&str>) -> Vec<Point> {
         let events = self.events().into_iter().filter_map(|event| match event {
             Event::Metrics { network, points } if network.as_deref() == of => Some(points),
@@ -69,8 +69,8 @@ impl Recording {
     }
 
     fn epochs(&self) -> Vec<(String, usize, u64, BTreeMap<String, f64>)> {
-        let epochs = self.heard().into_iter().filter_map(|heard| match heard {
-            Heard::Epoch {
+        let epochs = self.calls().into_iter().filter_map(|call| match call {
+            Call::Epoch {
                 network,
                 epoch,
                 steps,
@@ -84,11 +84,11 @@ impl Recording {
 
 impl Tracker for Recording {
     fn run_started(&self, run: &RunIdentity) -> ctseg_base::Result<()> {
-        self.keep(Heard::Begun(run.folder.to_path_buf()))
+        self.keep(Call::Started(run.folder.to_path_buf()))
     }
 
     fn log_epoch(&self, record: &EpochRecord) -> ctseg_base::Result<()> {
-        self.keep(Heard::Epoch {
+        self.keep(Call::Epoch {
             network: record.network.to_owned(),
             epoch: record.progress.epoch,
             steps: record.progress.optimiser_steps,
@@ -104,16 +104,16 @@ impl Tracker for Recording {
         if let Event::Artifact { path, .. } = event {
             assert!(path.exists(), "{}", path.display());
         }
-        self.keep(Heard::Event(event.clone()))
+        self.keep(Call::Event(event.clone()))
     }
 
     fn run_ended(&self, _: &RunIdentity, outcome: &Outcome) -> ctseg_base::Result<()> {
-        self.keep(Heard::Ended(outcome.clone()))
+        self.keep(Call::Ended(outcome.clone()))
     }
 }
 
-/// Fits a small stage 1 below `folder`, or goes on with the run there.
-fn fitted(
+/// Fits a small stage 1 below `folder`, or resumes the run there.
+fn fit_small(
     folder: &Path,
     set: &[&str],
     trackers: &[&dyn Tracker],
@@ -155,7 +155,7 @@ fn only_run(folder: &Path) -> Option<PathBuf> {
     Some(run)
 }
 
-/// The lines of `metrics.jsonl` by name, as a tracker is told of them.
+/// The lines of `metrics.jsonl` by name, in the form in which trackers receive them.
 fn written(run: &Path, structures: &[String]) -> Vec<(String, usize, BTreeMap<String, f64>)> {
     let text = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
     let of_line = |line: &str| {
@@ -176,7 +176,7 @@ fn written(run: &Path, structures: &[String]) -> Vec<(String, usize, BTreeMap<St
     text.lines().map(of_line).collect()
 }
 
-/// Steps ascend to the last one, and none is told twice. (Fast ones share a point, so that numbers are left out.)
+/// Fails unless steps ascend to `last` without repeats. Fast steps share a point, so numbers may be skipped.
 fn assert_steps_are_whole(points: &[Point], last: u64) {
     let steps: Vec<u64> = points.iter().map(|point| point.step).collect();
     assert!(steps.windows(2).all(|pair| pair[0] < pair[1]), "{steps:?}");
@@ -185,7 +185,7 @@ fn assert_steps_are_whole(points: &[Point], last: u64) {
 }
 
 #[test]
-fn a_run_that_is_gone_on_with_tells_no_step_twice_and_leaves_none_out() {
+fn a_resumed_run_logs_every_step_once() {
     let folder = tempfile::tempdir().unwrap();
     let set = [
         "training.epochs=3",
@@ -196,18 +196,18 @@ fn a_run_that_is_gone_on_with_tells_no_step_twice_and_leaves_none_out() {
         stop_after: Some(1),
         ..Recording::default()
     };
-    let error = fitted(folder.path(), &set, &[&stopped], &stopped.stop, &Silent).unwrap_err();
+    let error = fit_small(folder.path(), &set, &[&stopped], &stopped.stop, &Silent).unwrap_err();
     assert!(matches!(error, Error::Interrupted(_)), "{error}");
     assert_eq!(
-        stopped.heard().last(),
-        Some(&Heard::Ended(Outcome::Interrupted))
+        stopped.calls().last(),
+        Some(&Call::Ended(Outcome::Interrupted))
     );
-    let log_is_told =
+    let is_log =
         |event: &Event| matches!(event, Event::Artifact { path, .. } if path.ends_with("log.txt"));
-    assert!(stopped.events().iter().any(log_is_told));
+    assert!(stopped.events().iter().any(is_log));
 
     let resumed = Recording::default();
-    fitted(folder.path(), &set, &[&resumed], &resumed.stop, &Silent).unwrap();
+    fit_small(folder.path(), &set, &[&resumed], &resumed.stop, &Silent).unwrap();
     let epochs = [stopped.epochs(), resumed.epochs()].concat();
     let numbers: Vec<usize> = epochs.iter().map(|epoch| epoch.1).collect();
     assert_eq!(numbers, [1, 2, 3]);
@@ -216,20 +216,20 @@ fn a_run_that_is_gone_on_with_tells_no_step_twice_and_leaves_none_out() {
         resumed.points(Some("fold 0")),
     ]
     .concat();
-    // It was stopped within the second epoch, after the step under way.
+    // It was stopped in the second epoch, after the current step.
     assert_eq!(
         stopped.points(Some("fold 0")).last().unwrap().step,
         epochs[0].2 + 1
     );
     assert_steps_are_whole(&points, epochs[2].2);
     let run = only_run(folder.path()).unwrap();
-    let told: Vec<_> = epochs
+    let logged: Vec<_> = epochs
         .into_iter()
         .map(|(network, epoch, _, points)| (network, epoch, points))
         .collect();
-    assert_eq!(told, written(&run, &["structures".to_owned()]));
+    assert_eq!(logged, written(&run, &["structures".to_owned()]));
 
-    // As after a kill: what followed the last checkpoint but one is done and told again, and is the same.
+    // As after a kill: the epochs after the previous checkpoint are trained and logged again, with the same result.
     let checkpoints = run.join("checkpoints/fold_0");
     std::fs::rename(
         checkpoints.join("previous.safetensors"),
@@ -237,20 +237,20 @@ fn a_run_that_is_gone_on_with_tells_no_step_twice_and_leaves_none_out() {
     )
     .unwrap();
     let again = Recording::default();
-    fitted(folder.path(), &set, &[&again], &again.stop, &Silent).unwrap();
+    fit_small(folder.path(), &set, &[&again], &again.stop, &Silent).unwrap();
     let (_, epoch, steps, mut points) = again.epochs().pop().unwrap();
-    let (_, _, mut before) = told.last().unwrap().clone();
+    let (_, _, mut before) = logged.last().unwrap().clone();
     points.remove("seconds");
     before.remove("seconds");
     assert_eq!((again.epochs().len(), epoch, points), (1, 3, before));
     assert_eq!(again.points(Some("fold 0")).last().unwrap().step, steps);
 }
 
-/// Remembers warnings.
+/// Records warnings.
 #[derive(Default)]
-struct Warned(Mutex<Vec<String>>);
+struct Warnings(Mutex<Vec<String>>);
 
-impl Observer for Warned {
+impl Observer for Warnings {
     fn info(&self, _: &str) {}
 
     fn warn(&self, line: &str) {
@@ -291,19 +291,19 @@ impl Tracker for Failing {
 }
 
 #[test]
-fn a_tracker_that_fails_is_said_once_and_fails_no_run() {
+fn a_failing_tracker_is_reported_once_and_fails_no_run() {
     let folder = tempfile::tempdir().unwrap();
-    let (recording, warned) = (Recording::default(), Warned::default());
+    let (recording, warnings) = (Recording::default(), Warnings::default());
     let set = ["training.epochs=2", "train_folds=[0]", "out_of_fold=false"];
     let trackers: [&dyn Tracker; 2] = [&Failing, &recording];
-    fitted(folder.path(), &set, &trackers, &recording.stop, &warned).unwrap();
-    let warned = warned.0.into_inner().unwrap();
-    let about = warned.iter().filter(|line| line.contains("away"));
-    assert_eq!(about.count(), 1, "{warned:?}");
-    // Those after it hear of everything.
+    fit_small(folder.path(), &set, &trackers, &recording.stop, &warnings).unwrap();
+    let warnings = warnings.0.into_inner().unwrap();
+    let about = warnings.iter().filter(|line| line.contains("away"));
+    assert_eq!(about.count(), 1, "{warnings:?}");
+    // Later trackers still receive everything.
     assert_eq!(recording.epochs().len(), 2);
     assert_eq!(
-        recording.heard().last(),
-        Some(&Heard::Ended(Outcome::Finished))
+        recording.calls().last(),
+        Some(&Call::Ended(Outcome::Finished))
     );
 }

@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn levels_are_told_by_name() {
+    fn levels_are_read_by_name() {
         let frozen = |levels: usize| {
             let names = [
                 "stem.0.conv.weight",

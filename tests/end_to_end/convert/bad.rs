@@ -1,8 +1,8 @@
-//! Cases that are bad, and what becomes of the others.
+//! Datasets with bad cases.
 
 use super::*;
 
-/// Failures as they are listed: (file name of the input, reason).
+/// The listed failures: (file name of the input, reason).
 fn failures(folder: &Path) -> Vec<(String, String)> {
     let text = fs::read_to_string(folder.join("failures.jsonl")).unwrap();
     let line = |line: &str| {
@@ -14,10 +14,10 @@ fn failures(folder: &Path) -> Vec<(String, String)> {
     text.lines().map(line).collect()
 }
 
-/// Seven cases, all but the first and last bad in a way of their own.
-fn mixed(root: &Path) {
+/// Seven cases; all but the first and last are bad, each for another reason.
+fn write_mixed(root: &Path) {
     let mark: &[u16] = &[0, 1, 2];
-    plain(
+    write_dataset(
         root,
         &[
             ("a", mark),
@@ -56,18 +56,18 @@ fn mixed(root: &Path) {
 }
 
 #[test]
-fn bad_cases_are_listed_and_cost_no_other() {
+fn bad_cases_are_listed_and_the_others_converted() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    mixed(&at("data"));
+    write_mixed(&at("data"));
     let check = convert(folder.path(), "data --to nnunet --check", 3);
     assert!(
         String::from_utf8_lossy(&check.stdout)
             .contains("2 training cases and 0 test cases without problems; 7 problems, see above")
     );
     assert_eq!(names(folder.path()), ["data"], "a check writes nothing");
-    let said = stderr(&convert(folder.path(), "data --to nnunet -o raw", 3));
-    assert_eq!(said, stderr(&check));
+    let log = stderr(&convert(folder.path(), "data --to nnunet -o raw", 3));
+    assert_eq!(log, stderr(&check));
     let converted = at("raw/Dataset500_mixed");
     let listed = failures(&converted);
     for (name, reason) in [
@@ -100,10 +100,10 @@ fn bad_cases_are_listed_and_cost_no_other() {
             found.1.contains(reason) && !found.1.contains('\n'),
             "{found:?}"
         );
-        assert!(said.contains(&format!("failed: {}", found.1)), "{said}");
+        assert!(log.contains(&format!("failed: {}", found.1)), "{log}");
     }
     assert_eq!(listed.len(), 7);
-    assert!(said.contains("z: no voxel is labelled"), "{said}");
+    assert!(log.contains("z: no voxel is labelled"), "{log}");
     assert_eq!(
         names(&converted.join("imagesTr")),
         ["a_0000.nii.gz", "z_0000.nii.gz"]
@@ -114,10 +114,10 @@ fn bad_cases_are_listed_and_cost_no_other() {
 }
 
 #[test]
-fn a_mended_case_comes_and_a_damaged_one_goes() {
+fn a_repaired_case_is_added_and_a_damaged_one_removed() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    mixed(&at("data"));
+    write_mixed(&at("data"));
     run(
         folder.path(),
         &["convert", "data", "--to", "msd", "-o", "tasks"],
@@ -134,8 +134,11 @@ fn a_mended_case_comes_and_a_damaged_one_goes() {
         &["convert", "data", "--to", "msd", "-o", "tasks", "--json"],
         3,
     );
-    let said: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!((&said["training"], &said["kept"]), (&json!(7), &json!(1)));
+    let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (&summary["training"], &summary["kept"]),
+        (&json!(7), &json!(1))
+    );
     let converted = at("tasks/Task11_mixed");
     assert_eq!(failures(&converted).len(), 1);
     let listed = names(&converted.join("imagesTr"));
@@ -153,20 +156,23 @@ fn a_mended_case_comes_and_a_damaged_one_goes() {
         &["convert", "data", "--to", "msd", "-o", "tasks", "--json"],
         0,
     );
-    let said: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!((&said["training"], &said["kept"]), (&json!(7), &json!(6)));
+    let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (&summary["training"], &summary["kept"]),
+        (&json!(7), &json!(6))
+    );
     assert!(!converted.join("failures.jsonl").exists());
     assert!(
         !converted.join("imagesTr/z.nii.gz").exists(),
-        "no case of the source any more"
+        "no longer in the source"
     );
     let dataset = Dataset::open(&converted).unwrap();
     let report = dataset.check(CheckDepth::Voxels, |_, _| {});
     assert!(report.problems.is_empty(), "{:?}", report.problems);
 }
 
-/// A case of TotalSegmentator's layout with these masks: name, first voxels.
-fn masks(root: &Path, case: &str, masks: &[(&str, &[u16])]) {
+/// Writes a case in TotalSegmentator's layout with these masks: name, first voxels.
+fn write_masks(root: &Path, case: &str, masks: &[(&str, &[u16])]) {
     write_image_on(&root.join(case).join("ct.nii.gz"), grid(), 0.0);
     for (name, first) in masks {
         let path = root.join(case).join(format!("segmentations/{name}.nii.gz"));
@@ -178,7 +184,7 @@ fn masks(root: &Path, case: &str, masks: &[(&str, &[u16])]) {
 fn overlapping_masks_are_refused_unless_a_rule_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    masks(
+    write_masks(
         &at("ts"),
         "s1",
         &[
@@ -187,14 +193,14 @@ fn overlapping_masks_are_refused_unless_a_rule_is_named() {
             ("spleen", &[0, 0, 0, 1]),
         ],
     );
-    masks(&at("ts"), "s2", &[("colon", &[1]), ("liver", &[0, 1])]);
-    masks(
+    write_masks(&at("ts"), "s2", &[("colon", &[1]), ("liver", &[0, 1])]);
+    write_masks(
         &at("ts"),
         "s3",
         &[("colon", &[1, 2]), ("liver", &[0, 0, 1])],
     );
-    let said = |line: &str, code| stderr(&convert(folder.path(), line, code));
-    let refused = said("ts --to nnunet -o raw", 3);
+    let convert_log = |line: &str, code| stderr(&convert(folder.path(), line, code));
+    let refused = convert_log("ts --to nnunet -o raw", 3);
     let converted = at("raw/Dataset500_ts");
     let listed = failures(&converted);
     for ((_, reason), expected) in listed.iter().zip([
@@ -210,16 +216,16 @@ fn overlapping_masks_are_refused_unless_a_rule_is_named() {
     ] {
         assert!(refused.contains(expected), "{refused}");
     }
-    // Other settings are another conversion.
+    // With other settings it is another conversion.
     let last = "ts --to nnunet -o raw --overlaps last";
-    let other = said(last, 1);
+    let other = convert_log(last, 1);
     assert!(
         other.contains(
             "with different settings; choose another --name, --id or -o, or replace it with --overwrite"
         ),
         "{other}"
     );
-    let replaced = said(&format!("{last} --overwrite"), 3);
+    let replaced = convert_log(&format!("{last} --overwrite"), 3);
     assert!(
         replaced.contains(
             "s1: the masks of colon and liver overlap in 1 voxel; the structure with the higher label value wins"
@@ -232,10 +238,10 @@ fn overlapping_masks_are_refused_unless_a_rule_is_named() {
 }
 
 #[test]
-fn values_that_are_not_finite_and_oblique_axes_are_said() {
+fn non_finite_values_and_oblique_axes_are_reported() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    plain(&at("data"), &[("a", &[1]), ("b", &[1])]);
+    write_dataset(&at("data"), &[("a", &[1]), ("b", &[1])]);
     let mut data = Array3::from_elem(grid().shape_zyx(), 1.0);
     data[[0, 0, 0]] = f32::NAN;
     let volume = Volume { grid: grid(), data };
@@ -250,7 +256,7 @@ fn values_that_are_not_finite_and_oblique_axes_are_said() {
         "{}",
         stderr(&output)
     );
-    // ITK refuses gantry tilt: nnU-Net is told to read with nibabel.
+    // ITK refuses gantry tilt: nnU-Net is set to read with nibabel.
     write_image_on(&at("data/images/a.nii.gz"), grid(), 1.0);
     let mut tilted = grid();
     tilted.affine[1][2] = 0.3;
@@ -270,17 +276,17 @@ fn values_that_are_not_finite_and_oblique_axes_are_said() {
 }
 
 #[test]
-fn voxels_to_be_ignored_become_the_last_label() {
+fn ignored_voxels_become_the_last_label() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    plain(&at("data"), &[("a", &[4, 255, 0, 9]), ("b", &[9, 4])]);
-    let described = |structures: &str| {
+    write_dataset(&at("data"), &[("a", &[4, 255, 0, 9]), ("b", &[9, 4])]);
+    let write_descriptor = |structures: &str| {
         let text = format!(
             "name = \"some\"\nimages = \"images/*.nii.gz\"\nlabels = \"labels/{{case}}.nii.gz\"\nignore = 255\n[structures]\n{structures}"
         );
         fs::write(at("data/dataset.toml"), text).unwrap();
     };
-    described("liver = 9\nkidney = 4\n");
+    write_descriptor("liver = 9\nkidney = 4\n");
     run(
         folder.path(),
         &["convert", "data", "--to", "nnunet", "-o", "raw"],
@@ -296,7 +302,7 @@ fn voxels_to_be_ignored_become_the_last_label() {
     );
     assert_eq!(Dataset::open(&converted).unwrap().ignore, Some(3));
     nnunet_accepts(&converted);
-    described("ignore = 9\nkidney = 4\n");
+    write_descriptor("ignore = 9\nkidney = 4\n");
     let output = run(
         folder.path(),
         &["convert", "data", "--to", "nnunet", "--check"],

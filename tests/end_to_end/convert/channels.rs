@@ -1,10 +1,10 @@
-//! Images of several channels: taken apart for nnU-Net, put together for the Decathlon.
+//! Multi-channel images: split for nnU-Net, joined for the Decathlon.
 
 use ctseg_image::nifti::{check_channels, read_channels, write_joined, write_split};
 
 use super::*;
 
-/// Images of four dimensions in every way that they can be stored, and label maps, as the Decathlon lays them out.
+/// Writes four-dimensional images in all storage forms, and label maps, in the Decathlon's layout.
 const MAKE: &str = r#"
 import json, sys
 from pathlib import Path
@@ -38,10 +38,10 @@ json.dump({"name": "Brain", "modality": {"0": "FLAIR", "1": "T1w", "2": "CT"}, "
            "training": training, "test": ["./imagesTs/t.nii.gz"]}, open(root / "dataset.json", "w"))
 "#;
 
-/// Makes them in `root`; whether there is a Python to do it.
+/// Runs [`MAKE`] for `root`; false without a Python.
 fn make(root: &Path) -> bool {
     let Some(python) = std::env::var_os("CTSEG_TEST_PYTHON") else {
-        println!("left out: CTSEG_TEST_PYTHON names no Python with nibabel");
+        println!("skipped: CTSEG_TEST_PYTHON is not set to a Python with nibabel");
         return false;
     };
     let output = Command::new(python)
@@ -54,7 +54,7 @@ fn make(root: &Path) -> bool {
 }
 
 #[test]
-fn four_dimensions_are_taken_apart_and_put_together() {
+fn four_dimensional_images_are_split_and_joined() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     if !make(&at("Task01_Brain")) {
@@ -94,7 +94,7 @@ fn four_dimensions_are_taken_apart_and_put_together() {
         pairs.push(("split", vec![source], split.clone(), json!({})));
         pairs.push(("split", vec![joined.clone()], split.clone(), json!({})));
         pairs.push(("join", split, vec![joined.clone()], json!({})));
-        // Nothing to change: the same file.
+        // Nothing to change: an identical file.
         let again = at(&format!("again/Task01_Brain/{set}/{case}.nii.gz"));
         assert_eq!(fs::read(&joined).unwrap(), fs::read(&again).unwrap());
     }
@@ -102,8 +102,8 @@ fn four_dimensions_are_taken_apart_and_put_together() {
     nnunet_accepts(&raw);
 }
 
-/// The first channels of x and y, of integers, and the second ones, of numbers with fractions, in
-/// `folder/Dataset005_PetCt`; the cases with their channels and the type that holds both.
+/// Writes the cases x and y in `folder/Dataset005_PetCt`, with an integer and a floating-point channel each; returns
+/// their channels and the data type that holds both.
 fn pet_and_ct(folder: &Path) -> [(&'static str, Vec<PathBuf>, &'static str); 2] {
     let at = |name: &str| folder.join(name);
     let described = json!({"channel_names": {"0": "CT", "1": "PET"}, "labels": {"background": 0, "lesion": 1},
@@ -139,7 +139,7 @@ fn pet_and_ct(folder: &Path) -> [(&'static str, Vec<PathBuf>, &'static str); 2] 
 }
 
 #[test]
-fn channels_of_different_types_are_put_together_without_loss() {
+fn channels_of_different_types_are_joined_without_loss() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     let cases = pet_and_ct(folder.path());
@@ -154,7 +154,7 @@ fn channels_of_different_types_are_put_together_without_loss() {
         })
         .collect();
     compare(&pairs);
-    // A channel that is not there, and one that lies elsewhere, cost their cases alone.
+    // A missing channel and one on another grid fail only their cases.
     fs::remove_file(at("Dataset005_PetCt/imagesTr/x_0001.nii.gz")).unwrap();
     let output = convert(folder.path(), "Dataset005_PetCt --to msd --check", 3);
     assert!(
@@ -166,16 +166,16 @@ fn channels_of_different_types_are_put_together_without_loss() {
     write_image_on(&at("Dataset005_PetCt/imagesTr/x_0001.nii.gz"), moved, 0.0);
     write_image_on(&at("Dataset005_PetCt/imagesTr/y_0002.nii.gz"), grid(), 0.0);
     let output = convert(folder.path(), "Dataset005_PetCt --to msd --check", 1);
-    let said = stderr(&output);
-    assert!(said.contains("x_0001.nii.gz: is not on the grid"), "{said}");
+    let log = stderr(&output);
+    assert!(log.contains("x_0001.nii.gz: is not on the grid"), "{log}");
     assert!(
-        said.contains("y_0002.nii.gz: is one channel more than the 2"),
-        "{said}"
+        log.contains("y_0002.nii.gz: is one channel more than the 2"),
+        "{log}"
     );
 }
 
 #[test]
-fn channels_without_names_are_asked_for() {
+fn unnamed_channels_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     let parts = [0, 1].map(|channel| at(&format!("part{channel}.nii.gz")));
@@ -190,7 +190,7 @@ fn channels_without_names_are_asked_for() {
         "{}",
         stderr(&output)
     );
-    // The run before has left its record, but no dataset.
+    // The run left its record, but no dataset.
     assert!(!at("raw/Dataset500_plain/dataset.json").exists());
     let line = "plain --to nnunet -o raw/Dataset501_Two --channels CT,PET";
     convert(folder.path(), line, 0);
@@ -211,7 +211,7 @@ fn channels_without_names_are_asked_for() {
 }
 
 #[test]
-fn damaged_images_of_four_dimensions_are_refused_and_nothing_is_written() {
+fn damaged_four_dimensional_images_are_refused_and_nothing_is_written() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     let parts = [0, 1].map(|channel| at(&format!("part{channel}.nii")));
@@ -229,35 +229,38 @@ fn damaged_images_of_four_dimensions_are_refused_and_nothing_is_written() {
         ));
         for end in [0, 3, 100, whole.len() / 2, whole.len() - 1] {
             fs::write(&damaged, &whole[..end]).unwrap();
-            let said = check_channels(&damaged).unwrap_err().to_string();
-            assert!(said.contains("damaged_") && !said.contains('\n'), "{said}");
+            let error = check_channels(&damaged).unwrap_err().to_string();
+            assert!(
+                error.contains("damaged_") && !error.contains('\n'),
+                "{error}"
+            );
         }
         fs::write(&damaged, [&whole[..], b"?"].concat()).unwrap();
         assert!(check_channels(&damaged).is_err());
-        // Zeros fill up the blocks of tapes and object stores.
+        // Zero padding, as from tapes and object stores.
         fs::write(&damaged, [&whole[..], &[0; 64]].concat()).unwrap();
         let padding = check_channels(&damaged).unwrap().padding.unwrap();
         assert!(padding.starts_with("64 zero bytes follow"), "{padding}");
     }
-    // More channels than there are voxels for, up to more than any memory holds.
+    // More channels than voxels in the file, up to more than any memory holds.
     let whole = fs::read(&plain).unwrap();
     for channels in [3i16, 32_767, 0, -1] {
         let mut bytes = whole.clone();
         bytes[48..50].copy_from_slice(&channels.to_le_bytes());
         fs::write(at("claims.nii"), bytes).unwrap();
-        let said = check_channels(&at("claims.nii")).unwrap_err().to_string();
-        assert!(said.contains("claims.nii"), "{said}");
+        let error = check_channels(&at("claims.nii")).unwrap_err().to_string();
+        assert!(error.contains("claims.nii"), "{error}");
         assert!(write_split(&at("claims.nii"), &[at("out.nii"), at("out2.nii")]).is_err());
     }
     assert!(!at("out.nii").exists());
     // Two channels are not three.
-    let said = write_split(
+    let error = write_split(
         &plain,
         &["a", "b", "c"].map(|name| at(&format!("{name}.nii"))),
     )
     .unwrap_err();
     assert!(
-        said.to_string().contains("has 2 channels; expected 3"),
-        "{said}"
+        error.to_string().contains("has 2 channels; expected 3"),
+        "{error}"
     );
 }

@@ -1,4 +1,4 @@
-//! Which folder a conversion gets, what it leaves alone there, and going on where a run stopped.
+//! The folder of a conversion, what is left alone there, and how a stopped run is resumed.
 
 use ctseg_base::progress::{Observer, Silent, Task};
 use ctseg_interop::convert::{Conversion, Format, Overlaps, Requested, Target, convert};
@@ -6,21 +6,21 @@ use ctseg_interop::convert::{Conversion, Format, Overlaps, Requested, Target, co
 use super::*;
 
 #[test]
-fn names_and_numbers_are_those_asked_for() {
+fn the_requested_names_and_numbers_are_used() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    plain(&at("My data"), &[("a", &[1])]);
+    write_dataset(&at("My data"), &[("a", &[1])]);
     let convert = |arguments: &[&str]| {
         let all = [&["convert", "My data", "-o", "out", "--to"], arguments].concat();
         let output = run(folder.path(), &[&all[..], &["--json"]].concat(), 0);
-        let said: Value = serde_json::from_slice(&output.stdout).unwrap();
-        said["name"].as_str().unwrap().to_owned()
+        let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
+        summary["name"].as_str().unwrap().to_owned()
     };
     assert_eq!(convert(&["nnunet"]), "Dataset500_My_data");
     assert_eq!(
         convert(&["nnunet"]),
         "Dataset500_My_data",
-        "the one that is there"
+        "the existing one"
     );
     assert_eq!(convert(&["nnunet", "--name", "Other"]), "Dataset501_Other");
     assert_eq!(
@@ -37,9 +37,9 @@ fn names_and_numbers_are_those_asked_for() {
 }
 
 #[test]
-fn names_and_numbers_that_do_not_fit_are_refused() {
+fn invalid_names_and_numbers_are_refused() {
     let folder = tempfile::tempdir().unwrap();
-    plain(&folder.path().join("My data"), &[("a", &[1])]);
+    write_dataset(&folder.path().join("My data"), &[("a", &[1])]);
     let to_nnunet = ["My data", "-o", "out", "--to", "nnunet"];
     let foo = [&["convert"], &to_nnunet[..], &["--name", "Dataset123_Foo"]].concat();
     run(folder.path(), &foo, 0);
@@ -63,30 +63,30 @@ fn names_and_numbers_that_do_not_fit_are_refused() {
         ),
     ];
     for (more, code, reason) in more {
-        let said = refused(folder.path(), &[&to_nnunet[..], more].concat(), code);
-        assert!(said.contains(reason), "{said}");
+        let log = refused(folder.path(), &[&to_nnunet[..], more].concat(), code);
+        assert!(log.contains(reason), "{log}");
     }
     let own_folder = ["My data", "-o", "out/Dataset009_X", "--to", "nnunet"];
-    let said = refused(
+    let log = refused(
         folder.path(),
         &[&own_folder[..], &["--id", "3"]].concat(),
         2,
     );
-    assert!(said.contains("already names the dataset"), "{said}");
+    assert!(log.contains("already names the dataset"), "{log}");
     let itself = ["out/Dataset123_Foo", "-o", "out", "--to", "nnunet"];
-    let said = refused(folder.path(), &itself, 2);
-    assert!(said.contains("is the dataset to be converted"), "{said}");
+    let log = refused(folder.path(), &itself, 2);
+    assert!(log.contains("is the dataset to be converted"), "{log}");
     let to_msd = ["My data", "-o", "out", "--to", "msd", "--folds", "3"];
-    let said = refused(folder.path(), &to_msd, 2);
-    assert!(said.contains("--folds is only for --to nnunet"), "{said}");
+    let log = refused(folder.path(), &to_msd, 2);
+    assert!(log.contains("--folds is only for --to nnunet"), "{log}");
 }
 
 #[test]
-fn what_ctseg_did_not_write_is_left_alone() {
+fn files_not_written_by_ctseg_are_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    plain(&at("data"), &[("a", &[1]), ("b", &[1])]);
-    plain(&at("other"), &[("a", &[1])]);
+    write_dataset(&at("data"), &[("a", &[1]), ("b", &[1])]);
+    write_dataset(&at("other"), &[("a", &[1])]);
     fs::create_dir_all(at("raw/Dataset001_Mine/imagesTr")).unwrap();
     fs::write(at("raw/Dataset001_Mine/dataset.json"), "{}").unwrap();
     let mine = [
@@ -106,18 +106,18 @@ fn what_ctseg_did_not_write_is_left_alone() {
     run(folder.path(), &[&["convert"], &arguments[..]].concat(), 0);
     let converted = at("raw/Dataset500_data");
     fs::write(converted.join("imagesTr/stranger_0000.nii.gz"), b"").unwrap();
-    let said = refused(folder.path(), &arguments, 1);
+    let log = refused(folder.path(), &arguments, 1);
     assert!(
-        said.contains("imagesTr/stranger_0000.nii.gz: does not belong to this conversion"),
-        "{said}"
+        log.contains("imagesTr/stranger_0000.nii.gz: does not belong to this conversion"),
+        "{log}"
     );
     fs::remove_file(converted.join("imagesTr/stranger_0000.nii.gz")).unwrap();
-    // Another source under the same name, and in its place.
+    // Another source under the same name is refused, and replaces it with --overwrite.
     let other = ["other", "-o", "raw/Dataset500_data", "--to", "nnunet"];
-    let said = refused(folder.path(), &other, 1);
+    let log = refused(folder.path(), &other, 1);
     assert!(
-        said.contains("contains a conversion of") && said.contains("/data; choose another"),
-        "{said}"
+        log.contains("contains a conversion of") && log.contains("/data; choose another"),
+        "{log}"
     );
     run(
         folder.path(),
@@ -129,10 +129,10 @@ fn what_ctseg_did_not_write_is_left_alone() {
 }
 
 #[test]
-fn a_run_again_does_only_what_is_not_whole() {
+fn a_second_run_converts_only_incomplete_cases() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    plain(
+    write_dataset(
         &at("data"),
         &[
             ("a", &[1, 3]),
@@ -150,9 +150,9 @@ fn a_run_again_does_only_what_is_not_whole() {
     let before = content(&converted);
     let kept = |expected: u64| {
         let output = run(folder.path(), &[&arguments[..], &["--json"]].concat(), 0);
-        let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(
-            (&said["kept"], &said["training"]),
+            (&summary["kept"], &summary["training"]),
             (&json!(expected), &json!(5))
         );
         let after = content(&converted);
@@ -180,12 +180,12 @@ fn a_run_again_does_only_what_is_not_whole() {
     assert_eq!(image(&before), image(&after), "not written again");
     damage(&converted);
     kept(1);
-    // A source that was touched is read again.
+    // A modified source is read again.
     write_map_on(&at("data/labels/d.nii.gz"), grid(), &[3]);
     kept(4);
 }
 
-/// A file that is gone, one that was cut off, one of the same length, a line that a kill cut off.
+/// Removes a file, truncates one, changes one at the same length, and truncates a line of the journal.
 fn damage(converted: &Path) {
     fs::remove_file(converted.join("labelsTr/a.nii.gz")).unwrap();
     let path = converted.join("imagesTr/b_0000.nii.gz");
@@ -203,10 +203,10 @@ fn damage(converted: &Path) {
 }
 
 #[test]
-fn unsafe_names_of_cases_are_made_safe_and_told() {
+fn unsafe_case_names_are_replaced_and_reported() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    plain(
+    write_dataset(
         &at("data"),
         &[
             ("Köln 1", &[1]),
@@ -220,9 +220,9 @@ fn unsafe_names_of_cases_are_made_safe_and_told() {
         &["convert", "data", "-o", "raw", "--to", "nnunet", "--json"],
         0,
     );
-    let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
     let expected = json!({"Köln 1": "K_ln_1", "case": "case_2"});
-    assert_eq!(said["renamed"], expected);
+    assert_eq!(summary["renamed"], expected);
     let converted = at("raw/Dataset500_data");
     assert_eq!(
         names(&converted.join("imagesTr")),
@@ -241,7 +241,7 @@ fn unsafe_names_of_cases_are_made_safe_and_told() {
     assert_eq!(Dataset::open(&converted).unwrap().cases.len(), 4);
 }
 
-/// Asks to stop as soon as a case is done.
+/// Requests a stop as soon as a case is done.
 struct StopsAfterOne(std::sync::Arc<std::sync::atomic::AtomicBool>);
 
 impl Observer for StopsAfterOne {
@@ -260,12 +260,12 @@ impl Task for StopsAfterOne {
 }
 
 #[test]
-fn a_run_that_is_stopped_is_gone_on_with() {
+fn a_stopped_run_is_resumed() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     let ids: Vec<String> = (0..60).map(|number| format!("c{number:02}")).collect();
     let cases: Vec<(&str, &[u16])> = ids.iter().map(|id| (id.as_str(), [1].as_slice())).collect();
-    plain(&at("data"), &cases);
+    write_dataset(&at("data"), &cases);
     let (dataset, channels) = Dataset::open_channels(&at("data"), None, &[]).unwrap();
     let target =
         Target::resolve(Format::Msd, &at("tasks"), Requested::default(), &dataset).unwrap();
@@ -278,17 +278,18 @@ fn a_run_that_is_stopped_is_gone_on_with() {
     let stop = std::sync::Arc::default();
     let observer = StopsAfterOne(std::sync::Arc::clone(&stop));
     let ended = convert(&dataset, &channels, &target, &conversion, &observer, &stop);
-    let said = ended.unwrap_err().to_string();
+    let error = ended.unwrap_err().to_string();
     assert!(
-        said.starts_with("interrupted; ") && said.contains("run the same command again to resume"),
-        "{said}"
+        error.starts_with("interrupted; ")
+            && error.contains("run the same command again to resume"),
+        "{error}"
     );
-    let there = names(&target.folder.join("imagesTr")).len();
-    assert!(there > 0 && there < 60, "{there}");
+    let done = names(&target.folder.join("imagesTr")).len();
+    assert!(done > 0 && done < 60, "{done}");
     assert!(!target.folder.join("dataset.json").exists());
     let stop = std::sync::atomic::AtomicBool::new(false);
     let converted = convert(&dataset, &channels, &target, &conversion, &Silent, &stop).unwrap();
-    assert_eq!((converted.training, converted.kept), (60, there));
+    assert_eq!((converted.training, converted.kept), (60, done));
     assert_eq!(
         json_of(&target.folder.join("dataset.json"))["numTraining"],
         60

@@ -3,11 +3,11 @@
 use super::*;
 
 #[test]
-fn patients_with_several_cases_are_kept_whole_where_folds_are_asked_for() {
+fn folds_keep_the_cases_of_a_patient_together() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     let cases = ["p1-a", "p1-b", "p2-a", "p2-b", "p3-a", "p4-a"];
-    plain(&at("data"), &cases.map(|name| (name, [1].as_slice())));
+    write_dataset(&at("data"), &cases.map(|name| (name, [1].as_slice())));
     let descriptor = "name = \"twice\"\nimages = \"images/*.nii.gz\"\nlabels = \"labels/{case}.nii.gz\"\npatient_delimiter = \"-\"\ntest = [\"p4-a\"]\n";
     fs::write(at("data/dataset.toml"), descriptor).unwrap();
     let arguments = ["convert", "data", "-o", "raw", "--to", "nnunet"];
@@ -43,10 +43,10 @@ fn patients_with_several_cases_are_kept_whole_where_folds_are_asked_for() {
 }
 
 #[test]
-fn folds_of_nnunet_go_along_where_they_can_be_meant() {
+fn valid_nnunet_folds_are_copied() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    plain(
+    write_dataset(
         &at("data"),
         &["a", "b", "c 1", "d"].map(|name| (name, [1].as_slice())),
     );
@@ -70,26 +70,23 @@ fn folds_of_nnunet_go_along_where_they_can_be_meant() {
         fs::write(converted.join("splits_final.json"), folds.to_string()).unwrap();
     };
     splits(&["a", "bb"]);
-    let said = refused(folder.path(), &again, 1);
+    let log = refused(folder.path(), &again, 1);
     assert!(
-        said.contains("fold 0 names case 'bb', which is not in the dataset"),
-        "{said}"
+        log.contains("fold 0 names case 'bb', which is not in the dataset"),
+        "{log}"
     );
     splits(&["a", "c_1"]);
-    let said = refused(folder.path(), &[&again[..], &["--check"]].concat(), 1);
-    assert!(
-        said.contains("case 'c_1' both in train and in val"),
-        "{said}"
-    );
+    let log = refused(folder.path(), &[&again[..], &["--check"]].concat(), 1);
+    assert!(log.contains("case 'c_1' both in train and in val"), "{log}");
     assert!(!at("raw/Dataset501_data").exists());
     splits(&["a", "b"]);
     let output = run(folder.path(), &[&["convert"], &again[..]].concat(), 0);
-    let said = stderr(&output);
+    let log = stderr(&output);
     assert!(
-        said.contains("splits_final.json")
-            && said.contains("1 training case in no fold")
-            && said.contains(": d"),
-        "{said}"
+        log.contains("splits_final.json")
+            && log.contains("1 training case in no fold")
+            && log.contains(": d"),
+        "{log}"
     );
     assert_eq!(
         json_of(&at("raw/Dataset501_data/splits_final.json")),
@@ -98,10 +95,10 @@ fn folds_of_nnunet_go_along_where_they_can_be_meant() {
 }
 
 #[test]
-fn folds_that_cannot_go_along_are_said() {
+fn omitted_folds_are_reported() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    plain(&at("data"), &["a", "b"].map(|name| (name, [1].as_slice())));
+    write_dataset(&at("data"), &["a", "b"].map(|name| (name, [1].as_slice())));
     let first = [
         "convert", "data", "-o", "raw", "--to", "nnunet", "--folds", "2",
     ];
@@ -115,9 +112,9 @@ fn folds_that_cannot_go_along_are_said() {
         "--to",
         "msd",
     ];
-    let said = stderr(&run(folder.path(), &to_msd, 0));
-    assert!(said.contains("Decathlon has no folds"), "{said}");
-    // A case that cannot be converted leaves both folds with an empty side.
+    let log = stderr(&run(folder.path(), &to_msd, 0));
+    assert!(log.contains("Decathlon has no folds"), "{log}");
+    // A failed case leaves both folds with an empty half.
     fs::write(converted.join("imagesTr/a_0000.nii.gz"), b"no").unwrap();
     let again = [
         "raw/Dataset500_data",
@@ -128,6 +125,6 @@ fn folds_that_cannot_go_along_are_said() {
         "--id",
         "502",
     ];
-    let said = stderr(&run(folder.path(), &[&["convert"], &again[..]].concat(), 3));
-    assert!(said.contains("2 of 2 folds omitted"), "{said}");
+    let log = stderr(&run(folder.path(), &[&["convert"], &again[..]].concat(), 3));
+    assert!(log.contains("2 of 2 folds omitted"), "{log}");
 }

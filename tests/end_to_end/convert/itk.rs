@@ -1,8 +1,8 @@
-//! Datasets that nnU-Net reads through ITK: no NIfTI-2, and the Decathlon's layout as its converter wants it.
+//! Datasets that nnU-Net reads through ITK: no NIfTI-2, and the Decathlon's layout as nnU-Net's converter expects it.
 
 use super::*;
 
-/// Writes what the NIfTI-1 file at `path` holds as NIfTI-2, with 4 + `extension` bytes before the voxels.
+/// Rewrites the NIfTI-1 file at `path` as NIfTI-2, with 4 + `extension` bytes before the voxels.
 fn as_nifti2(path: &Path, extension: usize) {
     let mut first = Vec::new();
     let file = fs::File::open(path).unwrap();
@@ -42,7 +42,7 @@ fn as_nifti2(path: &Path, extension: usize) {
     gzip.finish().unwrap();
 }
 
-/// A file's first bytes, decompressed.
+/// The first bytes of a file, decompressed.
 fn start(path: &Path, bytes: usize) -> Vec<u8> {
     let mut start = vec![0; bytes];
     let mut file = flate2::read::GzDecoder::new(fs::File::open(path).unwrap());
@@ -51,13 +51,13 @@ fn start(path: &Path, bytes: usize) -> Vec<u8> {
 }
 
 #[test]
-fn nifti2_goes_to_nnunet_and_the_decathlon_as_nifti1() {
+fn nifti2_is_converted_to_nifti1_for_nnunet_and_the_decathlon() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    plain(&at("my_data"), &[("a", &[1]), ("b", &[1])]);
+    write_dataset(&at("my_data"), &[("a", &[1]), ("b", &[1])]);
     let image = at("my_data/images/b.nii.gz");
     let expected = read_volume(&image).unwrap().volume;
-    // Extensions of any length go along: these are longer than what a label map's names may take.
+    // Extensions of any length are copied: this one is longer than the limit for label names.
     let extension = 17 << 20;
     as_nifti2(&image, extension);
     as_nifti2(&at("my_data/labels/b.nii.gz"), 0);
@@ -73,8 +73,8 @@ fn nifti2_goes_to_nnunet_and_the_decathlon_as_nifti1() {
             "tasks/Task11_my-data/labelsTr/b.nii.gz",
         ),
     ] {
-        let said = stderr(&convert(folder.path(), line, 0));
-        assert!(said.contains("b: the image is NIfTI-2"), "{said}");
+        let log = stderr(&convert(folder.path(), line, 0));
+        assert!(log.contains("b: the image is NIfTI-2"), "{log}");
         let head = start(&at(image), 352 + extension);
         assert_eq!(
             (&head[..4], &head[344..348]),
@@ -92,7 +92,7 @@ fn nifti2_goes_to_nnunet_and_the_decathlon_as_nifti1() {
     nnunet_accepts(&raw);
     let task = at("tasks/Task11_my-data");
     assert!(task.join("imagesTs").is_dir());
-    checked_by_nnunet("msd", &task);
+    check_with_nnunet("msd", &task);
     // The same command again keeps the cases.
     let again = convert(folder.path(), "my_data --to msd -o tasks --json", 0);
     let again: Value = serde_json::from_slice(&again.stdout).unwrap();
@@ -103,14 +103,14 @@ fn nifti2_goes_to_nnunet_and_the_decathlon_as_nifti1() {
 }
 
 #[test]
-fn what_only_nifti2_holds_is_read_by_nibabel() {
+fn grids_too_large_for_nifti1_are_read_by_nibabel() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     let long = Grid::with_spacing([33_000, 2, 2], [1.0; 3]);
     write_image_on(&at("d/images/a.nii.gz"), long, 0.0);
     write_map_on(&at("d/labels/a.nii.gz"), long, &[1]);
-    let said = stderr(&convert(folder.path(), "d --to nnunet -o raw", 0));
-    assert!(said.contains("does not fit NIfTI-1"), "{said}");
+    let log = stderr(&convert(folder.path(), "d --to nnunet -o raw", 0));
+    assert!(log.contains("does not fit NIfTI-1"), "{log}");
     let described = json_of(&at("raw/Dataset500_d/dataset.json"));
     assert_eq!(described["overwrite_image_reader_writer"], "NibabelIO");
     nnunet_accepts(&at("raw/Dataset500_d"));
@@ -119,16 +119,16 @@ fn what_only_nifti2_holds_is_read_by_nibabel() {
 #[test]
 fn names_with_underscores_are_refused_for_the_decathlon() {
     let folder = tempfile::tempdir().unwrap();
-    plain(&folder.path().join("d"), &[("a", &[1])]);
+    write_dataset(&folder.path().join("d"), &[("a", &[1])]);
     for line in [
         "d --to msd -o tasks --name my_data",
         "d --to msd -o tasks --name Task12_my_data",
         "d --to msd -o tasks/Task12_my_data",
     ] {
-        let said = stderr(&convert(folder.path(), line, 2));
+        let log = stderr(&convert(folder.path(), line, 2));
         assert!(
-            said.contains("my_data contains '_'") && said.contains("use my-data"),
-            "{said}"
+            log.contains("my_data contains '_'") && log.contains("use my-data"),
+            "{log}"
         );
     }
     assert!(!folder.path().join("tasks").exists());

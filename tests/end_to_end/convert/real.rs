@@ -1,8 +1,8 @@
-//! Real CT there and back again.
+//! Round trips with real CT.
 
 use super::*;
 
-/// Both datasets' cases by id: image, labels and whether it is for testing.
+/// Fails unless both datasets have the same ids, images, labels and test cases.
 fn assert_same_cases(a: &Dataset, b: &Dataset, values: &dyn Fn(u16) -> u16) {
     let ids = |dataset: &Dataset| -> Vec<String> {
         dataset.cases.iter().map(|case| case.id.clone()).collect()
@@ -46,7 +46,7 @@ fn pairs(
 }
 
 #[test]
-fn headneck_goes_to_nnunet_to_the_decathlon_and_back() {
+fn headneck_converts_to_nnunet_to_the_decathlon_and_back() {
     let Some(data) = data() else { return };
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
@@ -73,12 +73,12 @@ fn headneck_goes_to_nnunet_to_the_decathlon_and_back() {
         let report = other.check(CheckDepth::Voxels, |_, _| {});
         assert!(report.problems.is_empty(), "{:?}", report.problems);
     }
-    // What needs no change is a copy to the last byte.
+    // Unchanged files are byte-identical copies.
     let bytes = |path: &Path| fs::read(path).unwrap();
     assert_eq!(bytes(&source.cases[0].image), bytes(&back.cases[0].image));
     compare(&pairs(&source, &back, &json!({})));
     assert_described(folder.path());
-    // The folds are those of training.
+    // The folds equal those of training.
     let splits = json_of(&at("raw/Dataset042_headneck/splits_final.json"));
     for fold in 0..5 {
         let split = source.split(5, fold, 1).unwrap();
@@ -96,7 +96,7 @@ fn headneck_goes_to_nnunet_to_the_decathlon_and_back() {
     nnunet_accepts(&at("back/Dataset007_Again"));
 }
 
-/// Both layouts' `dataset.json` describe the head and neck data as they are.
+/// Fails unless `dataset.json` of both layouts describes the head and neck data.
 fn assert_described(folder: &Path) {
     let at = |name: &str| folder.join(name);
     let first = json_of(&at("raw/Dataset042_headneck/dataset.json"));
@@ -128,8 +128,8 @@ fn assert_described(folder: &Path) {
     assert_eq!(described["test"][0], "./imagesTs/kbp_168.nii.gz");
 }
 
-/// TotalSegmentator's layout made of a label map of theirs.
-fn total_segmentator(data: &Path, root: &Path, values: &[(u16, &str)]) {
+/// Writes a dataset in TotalSegmentator's layout from one of its label maps.
+fn write_totalsegmentator(data: &Path, root: &Path, values: &[(u16, &str)]) {
     let (header, labels) =
         read_labels(&data.join("totalseg/example_seg_fast_force_split.nii.gz")).unwrap();
     for case in ["s0001", "s0002", "s0003"] {
@@ -147,7 +147,7 @@ fn total_segmentator(data: &Path, root: &Path, values: &[(u16, &str)]) {
             };
             assert!(
                 mask.data.iter().any(|voxel| *voxel == 1),
-                "{name} is not there"
+                "{name} is missing"
             );
             write_labels(
                 &folder.join(format!("segmentations/{name}.nii.gz")),
@@ -165,11 +165,11 @@ fn total_segmentator(data: &Path, root: &Path, values: &[(u16, &str)]) {
 }
 
 #[test]
-fn masks_of_totalsegmentator_become_label_maps() {
+fn totalsegmentator_masks_become_label_maps() {
     let Some(data) = data() else { return };
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    // In alphabetical order, as they are numbered.
+    // In alphabetical order, as they are renumbered.
     let values = [
         (52, "aorta"),
         (20, "colon"),
@@ -177,11 +177,11 @@ fn masks_of_totalsegmentator_become_label_maps() {
         (1, "spleen"),
         (29, "vertebrae_L3"),
     ];
-    total_segmentator(&data, &at("ts"), &values);
+    write_totalsegmentator(&data, &at("ts"), &values);
     let line = "ts --to nnunet -o raw/Dataset321_Organs --json";
-    let said: Value = serde_json::from_slice(&convert(folder.path(), line, 0).stdout).unwrap();
+    let summary: Value = serde_json::from_slice(&convert(folder.path(), line, 0).stdout).unwrap();
     assert_eq!(
-        (&said["training"], &said["test"], &said["folds"]),
+        (&summary["training"], &summary["test"], &summary["folds"]),
         (&json!(2), &json!(1), &json!(1))
     );
     let converted = at("raw/Dataset321_Organs");
@@ -226,8 +226,8 @@ fn masks_of_totalsegmentator_become_label_maps() {
     nnunet_accepts(&converted);
 }
 
-/// Two cases of TotalSegmentator's example in `folder/plain`.
-fn abdomen_and_small(data: &Path, folder: &Path) {
+/// Writes two cases of TotalSegmentator's example in `folder/plain`.
+fn write_abdomen_and_small(data: &Path, folder: &Path) {
     let at = |name: &str| folder.join(name);
     for set in ["images", "labels"] {
         fs::create_dir_all(at("plain").join(set)).unwrap();
@@ -252,21 +252,21 @@ fn abdomen_and_small(data: &Path, folder: &Path) {
 }
 
 #[test]
-fn images_and_labels_are_renumbered_and_stay_what_they_are() {
+fn labels_are_renumbered_and_images_stay_identical() {
     let Some(data) = data() else { return };
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    abdomen_and_small(&data, folder.path());
+    write_abdomen_and_small(&data, folder.path());
     let line = "plain --to nnunet -o raw --name Dataset100_Body";
     let output = convert(folder.path(), line, 0);
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(
-        said.contains("labels renumbered: spleen 1 → 1") || said.contains("structure_"),
-        "{said}"
+        printed.contains("labels renumbered: spleen 1 → 1") || printed.contains("structure_"),
+        "{printed}"
     );
     assert!(
-        said.contains("cases renamed: abdomen 1 → abdomen_1"),
-        "{said}"
+        printed.contains("cases renamed: abdomen 1 → abdomen_1"),
+        "{printed}"
     );
     let source = Dataset::open(&at("plain")).unwrap();
     let converted = Dataset::open(&at("raw/Dataset100_Body")).unwrap();
@@ -285,9 +285,9 @@ fn images_and_labels_are_renumbered_and_stay_what_they_are() {
         .map(|structure| structure.value)
         .collect();
     assert_eq!(new, (1..=values.len() as u16).collect::<Vec<_>>());
-    let told = json_of(&at("raw/Dataset100_Body/conversion.json"));
+    let conversion = json_of(&at("raw/Dataset100_Body/conversion.json"));
     let mut table = serde_json::Map::new();
-    for (label, structure) in told["labels"]
+    for (label, structure) in conversion["labels"]
         .as_array()
         .unwrap()
         .iter()

@@ -1,8 +1,8 @@
-//! How label maps find their references by their names.
+//! Matching of label maps to references by name.
 
 use super::*;
 
-/// The cases that were compared, by the ids of the reference.
+/// The ids of the compared cases.
 fn compared(summary: &Value) -> Vec<String> {
     let cases = summary["compared"].as_array().unwrap().iter();
     cases
@@ -11,7 +11,7 @@ fn compared(summary: &Value) -> Vec<String> {
 }
 
 #[test]
-fn label_maps_in_folders_are_compared_with_references_laid_out_alike() {
+fn label_maps_match_references_with_the_same_layout() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     for (site, case) in [("a", "p1"), ("a", "p2"), ("b", "p1")] {
@@ -24,10 +24,10 @@ fn label_maps_in_folders_are_compared_with_references_laid_out_alike() {
 }
 
 #[test]
-fn label_maps_that_are_named_as_their_folders_or_without_a_number_are_found() {
+fn label_maps_match_by_folder_name_or_without_channel_number() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    // Named as their folders, which is what predict does where these differ; with and without nnU-Net's number.
+    // Named after their folders, as predict does; with and without nnU-Net's channel number.
     write(&at("flat/t1.nii.gz"), [1, 1, 0, 2]);
     write(&at("flat/t2.nii.gz"), [1, 1, 0, 2]);
     write(&at("own/t1/seg.nii.gz"), [1, 1, 0, 2]);
@@ -40,14 +40,14 @@ fn label_maps_that_are_named_as_their_folders_or_without_a_number_are_found() {
         let found = summary(folder.path(), &[&pair[..], &["-o", "out"]].concat());
         assert_eq!(found["cases"], 2, "{found}");
     }
-    // Of label maps in a folder those below it count only if predict wrote them.
+    // Label maps in subfolders count only if predict wrote them.
     write(&at("flat/images/t1.nii.gz"), [9, 9, 9, 9]);
     let found = summary(folder.path(), &["flat", "own", "-o", "out"]);
     assert_eq!(found["cases"], 2, "{found}");
 }
 
 #[test]
-fn numbered_cases_are_cases_of_their_own() {
+fn numbered_names_are_separate_cases() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     for number in 0..3 {
@@ -63,14 +63,14 @@ fn numbered_cases_are_cases_of_their_own() {
         (&found["cases"], &found["missing_predictions"]),
         (&3.into(), &serde_json::json!([]))
     );
-    // One alone keeps its name.
+    // A single one keeps its name.
     write(&at("one/v_0000.nii.gz"), [1, 0, 0, 2]);
     let found = summary(folder.path(), &["one", "set", "-o", "out"]);
     assert_eq!(found["compared"][0]["case"], "v_0000");
 }
 
 #[test]
-fn a_clash_costs_its_pair_alone() {
+fn a_name_clash_fails_only_its_pair() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     for name in ["pred/a.nii", "pred/b.nii", "pred/b.nii.gz", "pred/c.nii"] {
@@ -79,7 +79,7 @@ fn a_clash_costs_its_pair_alone() {
     for name in ["ref/a.nii", "ref/b.nii", "ref/c.nii", "ref/c.nii.gz"] {
         write(&at(name), [1, 0, 0, 2]);
     }
-    std::fs::create_dir_all(at("pred/d.nii")).unwrap(); // a folder is no label map
+    std::fs::create_dir_all(at("pred/d.nii")).unwrap(); // a folder is not a label map
     let output = run(folder.path(), &["evaluate", "pred", "ref", "--json"], 3);
     let found: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(

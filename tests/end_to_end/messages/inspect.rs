@@ -1,10 +1,10 @@
-//! What `ctseg inspect` says of datasets and label maps.
+//! Output of `ctseg inspect` for datasets and label maps.
 
 use super::*;
 use serde_json::Value;
 
 #[test]
-fn missing_files_of_a_dataset_are_listed_and_fail_it() {
+fn missing_dataset_files_are_listed_and_exit_with_3() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     dataset(&folder.join("data"), 3, false);
@@ -24,18 +24,18 @@ fn missing_files_of_a_dataset_are_listed_and_fail_it() {
     let value: Value =
         serde_json::from_slice(&run(folder, &["--json", "inspect", "data"], 3).stdout).unwrap();
     assert_eq!(value["missing"].as_array().unwrap().len(), 1, "{value:#}");
-    // A descriptor of images alone lacks nothing.
+    // A descriptor with images only has no missing files.
     let images = "name = \"x\"\nimages = \"images/*.nii.gz\"\n[structures]\na = 1\n";
     fs::write(folder.join("data/images.toml"), images).unwrap();
     run(folder, &["inspect", "data/images.toml"], 0);
-    // A single case is one.
+    // One case is singular.
     dataset(&folder.join("one"), 1, false);
     let printed = stdout(&run(folder, &["inspect", "one"], 0));
     assert!(printed.contains("1 case, 1 for training"), "{printed}");
 }
 
 #[test]
-fn a_dataset_is_checked_as_convert_checks_it() {
+fn inspect_check_equals_convert_check() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     dataset(&folder.join("data"), 3, true);
@@ -48,15 +48,15 @@ fn a_dataset_is_checked_as_convert_checks_it() {
     );
     fs::write(folder.join("data/labelsTr/c1.nii.gz"), "no volume").unwrap();
     let output = run(folder, check, 3);
-    let said = stderr(&output);
-    assert_eq!(said.matches("labelsTr/c1.nii.gz").count(), 1, "{said}");
+    let log = stderr(&output);
+    assert_eq!(log.matches("labelsTr/c1.nii.gz").count(), 1, "{log}");
     assert!(
         stdout(&output).contains("2 training cases and 0 test cases without problems; 1 problem"),
         "{}",
         stdout(&output)
     );
     let alias = run(folder, &["convert", "data", "--to", "nnunet", "--check"], 3);
-    assert_eq!(stderr(&alias), said);
+    assert_eq!(stderr(&alias), log);
     let value: Value =
         serde_json::from_slice(&run(folder, &["--json", "inspect", "data", "--check"], 3).stdout)
             .unwrap();
@@ -65,7 +65,7 @@ fn a_dataset_is_checked_as_convert_checks_it() {
 }
 
 #[test]
-fn a_label_map_has_labels_and_no_hounsfield_units() {
+fn inspect_shows_labels_instead_of_hounsfield_units_for_a_label_map() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     dataset(&folder.join("data"), 1, true);
@@ -110,7 +110,7 @@ fn a_label_map_has_labels_and_no_hounsfield_units() {
     write_labels(&path, &small, &NiftiHeader::for_grid(&grid).unwrap()).unwrap();
     let printed = stdout(&run(folder, &["inspect", "small.nii.gz"], 0));
     assert!(!printed.contains("HU histogram"), "{printed}");
-    // Scans have them, also after a shift that leaves nothing below zero.
+    // Scans have one, also if a shift leaves nothing below zero.
     let mut scan = ball(0, grid);
     let noise = |place: usize| (place * 7919 % 31) as f32;
     scan.data

@@ -1,9 +1,9 @@
-//! Experiments that are deleted on the server while runs go on.
+//! Experiments that are deleted on the server during runs.
 
 use super::*;
 
-/// Deletes the experiment that the run in this folder belongs to.
-fn deleted_experiment_of(test: &TestServer, run: &Path) {
+/// Deletes the experiment of the run in this folder.
+fn delete_experiment_of(test: &TestServer, run: &Path) {
     let delivered = run.join("tracking/delivered.json");
     wait_for("nothing was delivered", || delivered.exists());
     let text = std::fs::read_to_string(delivered).unwrap();
@@ -15,11 +15,11 @@ fn deleted_experiment_of(test: &TestServer, run: &Path) {
     );
 }
 
-/// An experiment that is deleted between two runs, and again while the second one goes on.
-pub(super) fn an_experiment_comes_back(test: &TestServer) {
+/// An experiment that is deleted between two runs, and again during the second one.
+pub(super) fn a_deleted_experiment_is_restored(test: &TestServer) {
     let folder = tempfile::tempdir().unwrap();
-    let (heard, observer) = Heard::new();
-    let told = |name: &str, between: &dyn Fn(&Path)| {
+    let (log, observer) = CapturedLog::new();
+    let log_run = |name: &str, between: &dyn Fn(&Path)| {
         let run = folder.path().join(name);
         std::fs::create_dir_all(&run).unwrap();
         let mlflow = Mlflow::new(
@@ -45,11 +45,11 @@ pub(super) fn an_experiment_comes_back(test: &TestServer) {
         mlflow.run_ended(&identity, &Outcome::Finished).unwrap();
         run
     };
-    let delete = |run: &Path| deleted_experiment_of(test, run);
-    let first = told("first", &|_| {});
+    let delete = |run: &Path| delete_experiment_of(test, run);
+    let first = log_run("first", &|_| {});
     delete(&first);
-    told("second", &delete);
-    let warnings = heard.warnings();
+    log_run("second", &delete);
+    let warnings = log.warnings();
     assert_eq!(warnings.len(), 2, "{warnings:?}");
     assert!(
         warnings
@@ -60,7 +60,7 @@ pub(super) fn an_experiment_comes_back(test: &TestServer) {
     let content = test.content();
     assert_eq!(content["experiments"]["deleted"]["stage"], "active");
     for name in ["first", "second"] {
-        let run = run_called(&content, "deleted", name);
+        let run = run_named(&content, "deleted", name);
         assert_eq!(
             (&run["stage"], &run["status"]),
             (&"active".into(), &"FINISHED".into())

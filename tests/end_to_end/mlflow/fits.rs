@@ -1,4 +1,4 @@
-//! Fits that are killed, and fits whose server goes away: everything arrives once.
+//! Killed fits and server outages: everything arrives once.
 
 use super::*;
 
@@ -32,7 +32,7 @@ fn fit_arguments(data: &Path, stage: &str) -> Vec<String> {
     arguments.collect()
 }
 
-/// Every number of `metrics.jsonl` is a point of its network's run, once.
+/// Fails unless every number of `metrics.jsonl` is one point of its network's run.
 fn assert_epochs(content: &Value, experiment: &str, run: &Path, epochs: u64) {
     let text = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
     let runs = content["experiments"][experiment]["runs"]
@@ -62,8 +62,14 @@ fn assert_epochs(content: &Value, experiment: &str, run: &Path, epochs: u64) {
     assert_eq!(lines, 2 * epochs);
 }
 
-/// Begins a fit of 16 epochs in `folder` that tells `experiment`.
-fn begun(test: &TestServer, folder: &Path, data: &Path, stage: &str, experiment: &str) -> Child {
+/// Starts a fit of 16 epochs in `folder` that logs to `experiment`.
+fn start_fit(
+    test: &TestServer,
+    folder: &Path,
+    data: &Path,
+    stage: &str,
+    experiment: &str,
+) -> Child {
     let mut arguments = fit_arguments(data, stage);
     arguments
         .extend(["--epochs", "16", "--runs", experiment, "--model", "model"].map(str::to_owned));
@@ -75,16 +81,20 @@ fn begun(test: &TestServer, folder: &Path, data: &Path, stage: &str, experiment:
     piped.spawn().unwrap()
 }
 
-/// What the fit said to whom the server's absence matters.
-fn ended_without_server(child: Child) -> String {
+/// Waits for a fit during a server outage; returns its stderr.
+fn end_without_server(child: Child) -> String {
     let output = child.wait_with_output().unwrap();
-    let said = stderr(&output);
-    assert_eq!(output.status.code(), Some(0), "{said}");
-    assert_eq!(said.matches("waits in its folder").count(), 1, "{said}");
-    said
+    let log = stderr(&output);
+    assert_eq!(output.status.code(), Some(0), "{log}");
+    assert_eq!(
+        log.matches("its events wait in the run folder").count(),
+        1,
+        "{log}"
+    );
+    log
 }
 
-/// A run for all networks and one for each, all over.
+/// Fails unless there is a finished run for all networks and one for each network.
 fn assert_finished(content: &Value, experiment: &str) {
     let runs = content["experiments"][experiment]["runs"]
         .as_array()
@@ -116,14 +126,13 @@ fn assert_finished(content: &Value, experiment: &str) {
     }
 }
 
-/// The server goes away while two folds of stage 1 are trained and comes back in the middle of stage 2; nothing is
-/// lost, nothing is there twice.
-pub(super) fn two_stages_outlive_their_server(test: &mut TestServer) {
+/// The server stops while two folds of stage 1 are trained, and returns during stage 2: nothing is lost or duplicated.
+pub(super) fn two_stages_survive_a_server_outage(test: &mut TestServer) {
     let data = tempfile::tempdir().unwrap();
     let descriptor = phantoms(data.path(), 4, 0);
     let folder = tempfile::tempdir().unwrap();
-    let first = begun(test, folder.path(), &descriptor, "demo-coarse", "stage_1");
-    let standing_of = |experiment: &str| {
+    let first = start_fit(test, folder.path(), &descriptor, "demo-coarse", "stage_1");
+    let delivered = |experiment: &str| {
         let run = std::fs::read_dir(folder.path().join(experiment))
             .ok()?
             .next()?;
@@ -131,23 +140,23 @@ pub(super) fn two_stages_outlive_their_server(test: &mut TestServer) {
         std::fs::read_to_string(path).ok()
     };
     wait_for("nothing was delivered", || {
-        standing_of("stage_1").is_some_and(|text| text.contains("\"fold 0\""))
+        delivered("stage_1").is_some_and(|text| text.contains("\"fold 0\""))
     });
     test.stop();
-    let said = ended_without_server(first);
-    assert!(said.contains("'ctseg sync"), "{said}");
+    let log = end_without_server(first);
+    assert!(log.contains("'ctseg sync"), "{log}");
     let run_1 = only_run(&folder.path().join("stage_1"));
 
-    // Away still: says so and leaves everything as it is.
-    let before = standing_of("stage_1");
-    let nobody = ctseg(folder.path(), &["sync", "stage_1"])
+    // Still unavailable: sync fails and changes nothing.
+    let before = delivered("stage_1");
+    let no_server = ctseg(folder.path(), &["sync", "stage_1"])
         .env("MLFLOW_TRACKING_URI", test.uri())
         .output()
         .unwrap();
-    assert_eq!(nobody.status.code(), Some(1));
-    assert_eq!(standing_of("stage_1"), before);
+    assert_eq!(no_server.status.code(), Some(1));
+    assert_eq!(delivered("stage_1"), before);
 
-    let second = begun(test, folder.path(), &descriptor, "demo-refine", "stage_2");
+    let second = start_fit(test, folder.path(), &descriptor, "demo-refine", "stage_2");
     let epochs = || {
         let run = std::fs::read_dir(folder.path().join("stage_2"))
             .ok()?
@@ -155,14 +164,14 @@ pub(super) fn two_stages_outlive_their_server(test: &mut TestServer) {
         let text = std::fs::read_to_string(run.ok()?.path().join("metrics.jsonl")).ok()?;
         Some(text.lines().count())
     };
-    wait_for("no three epochs", || {
+    wait_for("fewer than 4 epochs", || {
         epochs().is_some_and(|count| count > 3)
     });
     test.restart();
-    ended_without_server(second);
+    end_without_server(second);
     let run_2 = only_run(&folder.path().join("stage_2"));
 
-    synced_by_two_at_once(test, folder.path());
+    sync_twice_at_once(test, folder.path());
     let content = test.content();
     for (experiment, run) in [("stage_1", &run_1), ("stage_2", &run_2)] {
         assert_epochs(&content, experiment, run, 16);
@@ -172,7 +181,7 @@ pub(super) fn two_stages_outlive_their_server(test: &mut TestServer) {
     }
 }
 
-fn synced_by_two_at_once(test: &TestServer, folder: &Path) {
+fn sync_twice_at_once(test: &TestServer, folder: &Path) {
     let both: Vec<_> = (0..2)
         .map(|_| {
             let mut command = ctseg(folder, &["--json", "sync", "stage_1", "stage_2"]);
@@ -187,8 +196,8 @@ fn synced_by_two_at_once(test: &TestServer, folder: &Path) {
     }
 }
 
-/// Killed, and gone on with: one run in the server, every epoch once.
-pub(super) fn a_killed_fit_goes_on_in_its_run(test: &TestServer) {
+/// Killed and resumed: one run on the server, every epoch once.
+pub(super) fn a_killed_fit_resumes_in_the_same_run(test: &TestServer) {
     let data = tempfile::tempdir().unwrap();
     let descriptor = phantoms(data.path(), 4, 0);
     let folder = tempfile::tempdir().unwrap();
@@ -207,7 +216,7 @@ pub(super) fn a_killed_fit_goes_on_in_its_run(test: &TestServer) {
         let text = std::fs::read_to_string(run.ok()?.path().join("metrics.jsonl")).ok()?;
         Some(text.lines().count())
     };
-    wait_for("no three epochs", || {
+    wait_for("fewer than 4 epochs", || {
         epochs().is_some_and(|count| count > 3)
     });
     child.kill().unwrap();

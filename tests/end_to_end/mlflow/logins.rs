@@ -1,8 +1,8 @@
-//! A server with logins and a certificate of its own.
+//! A server with logins and its own certificate.
 
 use super::*;
 
-/// What `ctseg sync` says where the server takes nothing.
+/// Runs `ctseg sync`, which the server must refuse; returns stderr and stdout.
 fn refused(test: &TestServer, folder: &Path, variables: &[(&str, &str)]) -> String {
     let output = ctseg(folder, &["sync"])
         .env("MLFLOW_TRACKING_URI", test.uri())
@@ -14,7 +14,7 @@ fn refused(test: &TestServer, folder: &Path, variables: &[(&str, &str)]) -> Stri
 }
 
 #[test]
-fn a_server_with_logins_takes_runs_of_those_it_knows() {
+fn a_server_with_logins_accepts_authenticated_runs() {
     let Some(test) = TestServer::start(Some("basic-auth")) else {
         return;
     };
@@ -22,13 +22,13 @@ fn a_server_with_logins_takes_runs_of_those_it_knows() {
     let model = a_model(&folder.path().join("model"));
     let runs = folder.path().join("runs/sweep");
     std::fs::create_dir_all(&runs).unwrap();
-    let (heard, observer) = Heard::new();
-    let mut stranger = server(&test.uri());
-    stranger.trust.authorities = Some(test.authority());
+    let (captured, observer) = CapturedLog::new();
+    let mut anonymous = server(&test.uri());
+    anonymous.trust.authorities = Some(test.authority());
     let experiment = Some("everything".to_owned());
-    let mlflow = Mlflow::new(Some(stranger), experiment, None, &observer);
-    tell_everything(&mlflow.unwrap(), &runs, &model);
-    let warnings = heard.warnings();
+    let mlflow = Mlflow::new(Some(anonymous), experiment, None, &observer);
+    log_everything(&mlflow.unwrap(), &runs, &model);
+    let warnings = captured.warnings();
     assert!(
         warnings[0].contains("401") && warnings[0].contains("MLFLOW_TRACKING_USERNAME"),
         "{warnings:?}"
@@ -38,13 +38,13 @@ fn a_server_with_logins_takes_runs_of_those_it_knows() {
         ("MLFLOW_TRACKING_PASSWORD", "wr0ng-secret"),
         ("MLFLOW_TRACKING_INSECURE_TLS", "true"),
     ];
-    let said = refused(&test, folder.path(), &wrong);
-    assert!(said.contains("401") && !said.contains("wr0ng"), "{said}");
-    // Nobody that is trusted vouches for it.
-    let said = refused(&test, folder.path(), &wrong[..2]);
+    let log = refused(&test, folder.path(), &wrong);
+    assert!(log.contains("401") && !log.contains("wr0ng"), "{log}");
+    // No trusted CA has signed the certificate.
+    let log = refused(&test, folder.path(), &wrong[..2]);
     assert!(
-        said.contains("certificate") && !said.contains("wr0ng"),
-        "{said}"
+        log.contains("certificate") && !log.contains("wr0ng"),
+        "{log}"
     );
 
     // The login in the address, from ctseg.toml.
@@ -61,9 +61,9 @@ fn a_server_with_logins_takes_runs_of_those_it_knows() {
         .env("MLFLOW_TRACKING_SERVER_CERT_PATH", test.authority())
         .output()
         .unwrap();
-    let said = stderr(&output) + &String::from_utf8_lossy(&output.stdout);
-    assert_eq!(output.status.code(), Some(0), "{said}");
-    assert!(said.contains("complete"), "{said}");
+    let log = stderr(&output) + &String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{log}");
+    assert!(log.contains("complete"), "{log}");
     assert_everything(&test.content(), &runs, &model);
     for place in [&runs, &runs.join("trials/000")] {
         for file in std::fs::read_dir(place.join("tracking")).unwrap() {
@@ -72,5 +72,5 @@ fn a_server_with_logins_takes_runs_of_those_it_knows() {
             assert!(!secret.iter().any(|secret| text.contains(secret)), "{text}");
         }
     }
-    assert!(!said.contains(&login) && !said.contains(PASSWORD));
+    assert!(!log.contains(&login) && !log.contains(PASSWORD));
 }

@@ -1,4 +1,4 @@
-//! Experiments that were deleted on an MLflow server, and what the runs of folds carry.
+//! Experiments deleted on an MLflow server, runs of folds, and local stores.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::AtomicBool;
@@ -6,16 +6,15 @@ use std::sync::atomic::AtomicBool;
 use super::*;
 use crate::common::{ctseg, phantoms, stderr};
 
-/// A server whose experiment is deleted, and its runs with it, from the moment that `is_deleted` says so until it is
-/// restored; `may_restore`: whether that is allowed.
-fn deleted(is_deleted: &Arc<AtomicBool>, may_restore: bool) -> Fake {
+/// A server whose experiment and runs are deleted while `is_deleted` is set; restoring clears it if `may_restore`.
+fn server_with_deleted(is_deleted: &Arc<AtomicBool>, may_restore: bool) -> Fake {
     let state = Arc::clone(is_deleted);
     Fake::start(Box::new(move |request| {
         let is_gone = state.load(Ordering::SeqCst);
         let stage = if is_gone { "deleted" } else { "active" };
         let refused = |status: u16, code: &str, message: &str| {
-            let said = json!({"error_code": code, "message": message});
-            Some(ResponseTemplate::new(status).set_body_json(said))
+            let error = json!({"error_code": code, "message": message});
+            Some(ResponseTemplate::new(status).set_body_json(error))
         };
         let inactive = "must be in the 'active' state. Current state is deleted.";
         let path = request.url.path();
@@ -45,12 +44,12 @@ fn deleted(is_deleted: &Arc<AtomicBool>, may_restore: bool) -> Fake {
 }
 
 #[test]
-fn a_deleted_experiment_is_restored_and_that_is_said_once() {
+fn a_deleted_experiment_is_restored_and_reported_once() {
     let is_deleted = Arc::new(AtomicBool::new(true));
-    let fake = deleted(&is_deleted, true);
+    let fake = server_with_deleted(&is_deleted, true);
     let run = tempfile::tempdir().unwrap();
-    let heard = told(Some(fake.server()), run.path(), &[points(&["loss"], 1..5)]);
-    let warnings = heard.warnings();
+    let log = log_run(Some(fake.server()), run.path(), &[points(&["loss"], 1..5)]);
+    let warnings = log.warnings();
     assert!(
         warnings.len() == 1 && warnings[0].contains("'ctseg' was deleted on http://"),
         "{warnings:?}"
@@ -59,10 +58,10 @@ fn a_deleted_experiment_is_restored_and_that_is_said_once() {
     assert_eq!(fake.count("experiments/restore"), 1);
     assert_eq!(steps(&fake, 0), [1, 2, 3, 4]);
 
-    // Deleted while a run goes on: what was refused is sent once more.
+    // Deleted during a run: refused requests are sent again.
     is_deleted.store(true, Ordering::SeqCst);
-    let heard = told(Some(fake.server()), run.path(), &[points(&["loss"], 5..9)]);
-    let warnings = heard.warnings();
+    let log = log_run(Some(fake.server()), run.path(), &[points(&["loss"], 5..9)]);
+    let warnings = log.warnings();
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert_eq!(fake.count("experiments/restore"), 2);
     let sent: BTreeSet<u64> = steps(&fake, 0).into_iter().collect();
@@ -70,16 +69,16 @@ fn a_deleted_experiment_is_restored_and_that_is_said_once() {
 }
 
 #[test]
-fn an_experiment_that_may_not_be_restored_is_asked_for_once() {
+fn an_experiment_without_restore_permission_is_requested_once() {
     let is_deleted = Arc::new(AtomicBool::new(true));
-    let fake = deleted(&is_deleted, false);
+    let fake = server_with_deleted(&is_deleted, false);
     let folder = tempfile::tempdir().unwrap();
     let runs = ["a", "b", "c"].map(|name| folder.path().join("runs").join(name));
     for run in &runs {
         std::fs::create_dir_all(run).unwrap();
     }
-    let heard = told(Some(fake.server()), &runs[0], &[points(&["loss"], 1..500)]);
-    let warnings = heard.warnings();
+    let log = log_run(Some(fake.server()), &runs[0], &[points(&["loss"], 1..500)]);
+    let warnings = log.warnings();
     assert_eq!(warnings.len(), 2, "{warnings:?}");
     for part in [
         "was deleted",
@@ -93,27 +92,31 @@ fn an_experiment_that_may_not_be_restored_is_asked_for_once() {
         warnings[1].contains("ctseg sync") && !warnings[1].contains("deleted"),
         "{warnings:?}"
     );
-    let asked = fake.requests().len();
-    assert!(asked <= 3, "{asked}");
+    let requests = fake.requests().len();
+    assert!(requests <= 3, "{requests}");
 
-    // However many runs wait, the server is asked once, and the table says why once.
+    // For any number of pending runs the server is asked once, and the table states the reason once.
     for run in &runs[1..] {
-        told(None, run, &[points(&["loss"], 1..3)]);
+        log_run(None, run, &[points(&["loss"], 1..3)]);
     }
     let output = ctseg(folder.path(), &["sync"])
         .env("MLFLOW_TRACKING_URI", fake.uri())
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert_eq!(said.matches("was deleted").count(), 1, "{said}");
-    assert_eq!(said.matches("for the same reason").count(), 2, "{said}");
-    assert!(fake.requests().len() <= asked + 3);
+    let printed = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(printed.matches("was deleted").count(), 1, "{printed}");
+    assert_eq!(
+        printed.matches("for the same reason").count(),
+        2,
+        "{printed}"
+    );
+    assert!(fake.requests().len() <= requests + 3);
     assert_eq!(fake.count("experiments/restore"), 2);
 }
 
 #[test]
-fn the_runs_of_folds_carry_the_parameters() {
+fn fold_runs_carry_the_parameters() {
     let run = tempfile::tempdir().unwrap();
     let events = run.path().join("tracking");
     std::fs::create_dir(&events).unwrap();
@@ -131,7 +134,7 @@ fn the_runs_of_folds_carry_the_parameters() {
         is(request, "runs/create")
             .then(|| ResponseTemplate::new(200).set_body_json(json!({"run": run})))
     }));
-    let after = synced(fake.server(), Multipart::default(), run.path());
+    let after = sync_run(fake.server(), Multipart::default(), run.path());
     assert_eq!(after.outcome, sync::Outcome::All, "{after:?}");
     let of = |id: &str| {
         let requests = fake.requests();
@@ -176,10 +179,10 @@ fn a_local_store_is_refused_before_any_work() {
                 .env("MLFLOW_TRACKING_URI", uri)
                 .output()
                 .unwrap();
-            let said = stderr(&output);
-            assert_eq!(output.status.code(), Some(2), "{arguments:?}: {said}");
-            assert!(said.contains(command), "{arguments:?}: {said}");
-            assert_eq!(said.matches(uri).count(), 2, "{said}");
+            let log = stderr(&output);
+            assert_eq!(output.status.code(), Some(2), "{arguments:?}: {log}");
+            assert!(log.contains(command), "{arguments:?}: {log}");
+            assert_eq!(log.matches(uri).count(), 2, "{log}");
         }
     }
     for made in ["runs", "model", "out"] {

@@ -1,4 +1,4 @@
-//! Files that fail on their way to an MLflow server, in one piece or in parts.
+//! Uploads of files to an MLflow server that fail, whole or in parts.
 
 use super::*;
 
@@ -10,31 +10,31 @@ fn artifact(folder: &Path, name: &str, bytes: &[u8]) -> Event {
 }
 
 #[test]
-fn a_full_disk_of_the_server_stops_files_but_no_numbers() {
+fn a_full_server_disk_delays_files_but_not_metrics() {
     let full = ResponseTemplate::new(500)
         .set_body_json(json!({"message": "[Errno 28] No space left on device"}));
-    let fake = Fake::start(at_first(1, "a.bin", full));
+    let fake = Fake::start(first_requests(1, "a.bin", full));
     let run = tempfile::tempdir().unwrap();
     let events = [
         artifact(run.path(), "a.bin", b"abc"),
         points(&["loss"], 1..4),
     ];
-    let heard = told(Some(fake.server()), run.path(), &events);
-    let warnings = heard.warnings();
+    let log = log_run(Some(fake.server()), run.path(), &events);
+    let warnings = log.warnings();
     assert!(warnings[0].contains("No space left"), "{warnings:?}");
     assert_eq!(steps(&fake, 0), [1, 2, 3]);
-    let after = synced(fake.server(), Multipart::default(), run.path());
+    let after = sync_run(fake.server(), Multipart::default(), run.path());
     assert_eq!(after.outcome, sync::Outcome::All);
     assert_eq!((after.sent.metrics, after.sent.files), (0, 1));
-    // A limit of the server's for single files is no reason to wait.
-    let limit = Fake::start(at_first(9, "a.bin", ResponseTemplate::new(413)));
-    let after = synced(limit.server(), Multipart::default(), run.path());
+    // A size limit of the server is not worth waiting for.
+    let limit = Fake::start(first_requests(9, "a.bin", ResponseTemplate::new(413)));
+    let after = sync_run(limit.server(), Multipart::default(), run.path());
     assert_eq!(after.outcome, sync::Outcome::All);
     assert!(after.sent.notes[0].contains("413"), "{:?}", after.sent);
 }
 
-/// A server for files alone that breaks the first upload off; the bodies of the others.
-fn breaking_off() -> (String, Arc<Mutex<Vec<Vec<u8>>>>) {
+/// An artifact server that resets the connection of the first upload; returns its address and the other bodies.
+fn resetting_server() -> (String, Arc<Mutex<Vec<Vec<u8>>>>) {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let uri = format!("http://{}", listener.local_addr().unwrap());
     let bodies = Arc::new(Mutex::new(Vec::new()));
@@ -60,23 +60,23 @@ fn breaking_off() -> (String, Arc<Mutex<Vec<Vec<u8>>>>) {
                 let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
                 stream.get_mut().write_all(answer).unwrap();
             }
-            // Closed with bytes unread: the other side sees a reset.
+            // Closing with unread bytes resets the connection.
         }
     });
     (uri, bodies)
 }
 
 #[test]
-fn an_upload_that_breaks_off_is_sent_again_from_its_beginning() {
-    let (files, bodies) = breaking_off();
+fn an_interrupted_upload_restarts_from_the_beginning() {
+    let (files, bodies) = resetting_server();
     let uri = format!("{files}/api/2.0/mlflow-artifacts/artifacts/1/r1/artifacts");
     let fake = Fake::start(with_artifacts_at(uri));
     let run = tempfile::tempdir().unwrap();
     let bytes: Vec<u8> = (0..8_000_000_u32)
         .map(|index| (index % 251) as u8)
         .collect();
-    told(None, run.path(), &[artifact(run.path(), "a.bin", &bytes)]);
-    let after = synced(fake.server(), Multipart::default(), run.path());
+    log_run(None, run.path(), &[artifact(run.path(), "a.bin", &bytes)]);
+    let after = sync_run(fake.server(), Multipart::default(), run.path());
     assert_eq!(after.outcome, sync::Outcome::All, "{after:?}");
     assert_eq!(after.sent.bytes, bytes.len() as u64);
     let bodies = bodies.lock().unwrap();
@@ -89,10 +89,10 @@ const IN_PARTS: Multipart = Multipart {
 };
 
 #[test]
-fn large_files_go_in_parts_to_where_the_server_says() {
+fn large_files_are_uploaded_in_parts() {
     let fake = Fake::start(Box::new(|_| None));
     let run = tempfile::tempdir().unwrap();
-    told(
+    log_run(
         None,
         run.path(),
         &[artifact(run.path(), "a.bin", b"0123456789abc")],
@@ -101,7 +101,7 @@ fn large_files_go_in_parts_to_where_the_server_says() {
         credentials: Credentials::Token("s3cret".to_owned()),
         ..fake.server()
     };
-    let after = synced(server, IN_PARTS, run.path());
+    let after = sync_run(server, IN_PARTS, run.path());
     assert_eq!((after.sent.files, &after.outcome), (1, &sync::Outcome::All));
     let requests = fake.requests();
     let parts: Vec<&Request> = requests
@@ -111,7 +111,7 @@ fn large_files_go_in_parts_to_where_the_server_says() {
     assert_eq!(parts[0].body, b"01234567");
     assert_eq!(parts[1].body, b"89abc");
     assert_eq!(parts[0].headers["x-store"], "yes");
-    // The store is not told who we are.
+    // The store gets no login.
     assert!(
         parts
             .iter()
@@ -126,24 +126,24 @@ fn large_files_go_in_parts_to_where_the_server_says() {
 }
 
 #[test]
-fn parts_that_cannot_be_sent_are_taken_back_and_stores_without_parts_get_whole_files() {
+fn failed_parts_are_aborted_and_stores_without_multipart_get_whole_files() {
     let run = tempfile::tempdir().unwrap();
-    told(
+    log_run(
         None,
         run.path(),
         &[artifact(run.path(), "a.bin", b"0123456789abc")],
     );
-    let fake = Fake::start(at_first(1, "/bucket/2", ResponseTemplate::new(503)));
-    let after = synced(fake.server(), IN_PARTS, run.path());
+    let fake = Fake::start(first_requests(1, "/bucket/2", ResponseTemplate::new(503)));
+    let after = sync_run(fake.server(), IN_PARTS, run.path());
     assert_eq!(after.outcome, sync::Outcome::All);
     assert_eq!(fake.count("mpu/abort/1/r1/artifacts"), 1);
     assert_eq!(fake.count("mpu/complete/1/r1/artifacts"), 1);
-    let whole = Fake::start(at_first(
+    let whole = Fake::start(first_requests(
         9,
         "mpu/create/1/r1/artifacts",
         ResponseTemplate::new(501),
     ));
-    let after = synced(whole.server(), IN_PARTS, run.path());
+    let after = sync_run(whole.server(), IN_PARTS, run.path());
     assert_eq!(after.outcome, sync::Outcome::All);
     let requests = whole.requests();
     let put = requests
@@ -153,13 +153,13 @@ fn parts_that_cannot_be_sent_are_taken_back_and_stores_without_parts_get_whole_f
 }
 
 #[test]
-fn files_go_whole_where_the_server_names_another_number_of_places() {
+fn files_are_uploaded_whole_if_the_number_of_part_urls_differs() {
     let run = tempfile::tempdir().unwrap();
     let bytes = b"0123456789abcdefghi";
-    told(None, run.path(), &[artifact(run.path(), "a.bin", bytes)]);
-    // Three parts, for which it names two places.
+    log_run(None, run.path(), &[artifact(run.path(), "a.bin", bytes)]);
+    // Three parts, but the server names two URLs.
     let fake = Fake::start(Box::new(|_| None));
-    let after = synced(fake.server(), IN_PARTS, run.path());
+    let after = sync_run(fake.server(), IN_PARTS, run.path());
     assert_eq!((after.sent.files, &after.outcome), (1, &sync::Outcome::All));
     assert_eq!(fake.count("mpu/abort/1/r1/artifacts"), 1);
     assert_eq!(fake.count("mpu/complete/1/r1/artifacts"), 0);
@@ -170,11 +170,11 @@ fn files_go_whole_where_the_server_names_another_number_of_places() {
 }
 
 #[test]
-fn a_server_chooses_folders_below_the_artifact_root_only() {
+fn a_server_may_only_choose_folders_below_the_artifact_root() {
     let own = tempfile::tempdir().unwrap();
     let run = own.path().join("run");
     std::fs::create_dir(&run).unwrap();
-    told(None, &run, &[artifact(&run, "a.bin", b"abc")]);
+    log_run(None, &run, &[artifact(&run, "a.bin", b"abc")]);
     let (root, victim) = (own.path().join("root"), own.path().join("victim"));
     for folder in [&root, &victim] {
         std::fs::create_dir(folder).unwrap();
@@ -187,7 +187,7 @@ fn a_server_chooses_folders_below_the_artifact_root_only() {
             artifact_root: root,
             ..fake.server()
         };
-        let after = synced(server, Multipart::default(), &run);
+        let after = sync_run(server, Multipart::default(), &run);
         assert_eq!((after.sent.left_out, &after.sent.notes), (0, &Vec::new()));
         (after.sent.files, after.outcome)
     };
@@ -209,15 +209,15 @@ fn a_server_chooses_folders_below_the_artifact_root_only() {
         );
     }
     assert_eq!(std::fs::read(victim.join("a.bin")).unwrap(), b"mine");
-    // What waited is sent when it is allowed.
+    // Pending files are sent once it is allowed.
     let folder = root.join("1/r1/artifacts");
     assert_eq!(sent(&folder, Some(root)), (1, sync::Outcome::All));
     assert_eq!(std::fs::read(folder.join("a.bin")).unwrap(), b"abc");
     for elsewhere in ["s3://bucket/1/r1/artifacts", "file://nas/1/r1/artifacts"] {
         let fake = Fake::start(with_artifacts_at(elsewhere.to_owned()));
         let run = tempfile::tempdir().unwrap();
-        told(None, run.path(), &[artifact(run.path(), "a.bin", b"abc")]);
-        let after = synced(fake.server(), Multipart::default(), run.path());
+        log_run(None, run.path(), &[artifact(run.path(), "a.bin", b"abc")]);
+        let after = sync_run(fake.server(), Multipart::default(), run.path());
         assert_eq!(after.outcome, sync::Outcome::All);
         let note = &after.sent.notes[0];
         assert!(note.contains("start it with --serve-artifacts"), "{note}");
@@ -225,7 +225,7 @@ fn a_server_chooses_folders_below_the_artifact_root_only() {
 }
 
 #[test]
-fn numbers_go_on_while_files_wait() {
+fn metrics_are_sent_while_files_wait() {
     let run = tempfile::tempdir().unwrap();
     let fake = Fake::start(with_artifacts_at("file:///x/1/r1/artifacts".to_owned()));
     let events = [
@@ -233,8 +233,8 @@ fn numbers_go_on_while_files_wait() {
         artifact(run.path(), "b.bin", b"abc"),
         points(&["loss"], 1..4),
     ];
-    let heard = told(Some(fake.server()), run.path(), &events);
-    let warnings = heard.warnings();
+    let log = log_run(Some(fake.server()), run.path(), &events);
+    let warnings = log.warnings();
     assert!(
         warnings.len() == 1 && warnings[0].contains("'ctseg sync'"),
         "{warnings:?}"

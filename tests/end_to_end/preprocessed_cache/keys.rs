@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// A result of stage 1 with a prior of its own.
+/// A result of stage 1 with its own prior.
 fn stage_one(value: f32, shape: [usize; 3], end: usize) -> StageOneResult {
     let grid = Grid::with_spacing(shape, [6.0; 3]);
     let [z, y, x] = grid.shape_zyx();

@@ -3,7 +3,7 @@
 use super::*;
 
 /// Cases on one grid that differ in one voxel.
-fn alike(folder: &Path, count: usize) -> Dataset {
+fn similar_cases(folder: &Path, count: usize) -> Dataset {
     let mut dataset = Dataset::open(&phantoms(folder, 1, 0)).unwrap();
     let case = dataset.cases.remove(0);
     let mut volume = read_volume(&case.image).unwrap().volume;
@@ -26,7 +26,7 @@ fn alike(folder: &Path, count: usize) -> Dataset {
 fn the_limit_holds_and_the_least_recently_used_are_evicted() {
     let folder = tempfile::tempdir().unwrap();
     let cache = folder.path().join("cache");
-    let dataset = alike(folder.path(), 5);
+    let dataset = similar_cases(folder.path(), 5);
     let recipe = recipe(&[]);
     let size = {
         let store = PreprocessedCache::new(&folder.path().join("other"), LARGE);
@@ -46,7 +46,7 @@ fn the_limit_holds_and_the_least_recently_used_are_evicted() {
             prepared(&dataset, &recipe, case, (&store, &Silent)).1
         })
     });
-    // Two fit: 1 is evicted for 2, because 0 was used again, then 2 for 1 and so on.
+    // Two cases fit: 1 is evicted for 2 because 0 was used again, then 2 for 1, and so on.
     let expected = [false, false, true, false, true, false, true, false, false];
     assert_eq!(
         counts,
@@ -64,32 +64,32 @@ fn the_limit_holds_and_the_least_recently_used_are_evicted() {
         &format!("-{}-", child.id()),
     );
     child.wait().unwrap();
-    let leftover = cache.join(format!(".ctseg-{dead}-abcdef"));
-    fs::File::create(&leftover).unwrap().set_len(most).unwrap();
+    let temp_file = cache.join(format!(".ctseg-{dead}-abcdef"));
+    fs::File::create(&temp_file).unwrap().set_len(most).unwrap();
     prepared(&dataset, &recipe, 0, (&store, &Silent));
-    assert!(!leftover.exists() && bytes_below(&cache) <= most);
+    assert!(!temp_file.exists() && bytes_below(&cache) <= most);
 }
 
 #[test]
-fn a_case_that_can_never_fit_is_not_cached_and_evicts_nothing() {
+fn a_case_above_the_limit_is_not_cached_and_evicts_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let cache = folder.path().join("cache");
-    let dataset = alike(folder.path(), 2);
+    let dataset = similar_cases(folder.path(), 2);
     let recipe = recipe(&[]);
     let store = PreprocessedCache::new(&cache, LARGE);
     prepared(&dataset, &recipe, 0, (&store, &Silent));
     let before = entries(&cache);
     assert_eq!(before.len(), 1);
-    let (small, warned) = (PreprocessedCache::new(&cache, 1000), Warned::default());
+    let (small, warnings) = (PreprocessedCache::new(&cache, 1000), Warnings::default());
     for _ in 0..2 {
-        prepared(&dataset, &recipe, 1, (&small, &warned));
+        prepared(&dataset, &recipe, 1, (&small, &warnings));
     }
     assert_eq!(entries(&cache), before);
-    assert_eq!(warned.lines().len(), 1, "{:?}", warned.lines());
+    assert_eq!(warnings.lines().len(), 1, "{:?}", warnings.lines());
     assert!(
-        warned.lines()[0].contains("--case-cache-size"),
+        warnings.lines()[0].contains("--case-cache-size"),
         "{:?}",
-        warned.lines()
+        warnings.lines()
     );
 }
 

@@ -1,4 +1,4 @@
-//! Runs: what they are trained on, and how they are resumed.
+//! Runs: their training data, and how they are resumed.
 
 mod resumed;
 mod training_data;

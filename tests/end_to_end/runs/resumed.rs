@@ -1,4 +1,4 @@
-//! What a run that goes on compares, takes over and refuses: its data, its folds, flags, more epochs.
+//! Resumed runs: data and folds are compared, flags are checked, epochs are extended.
 
 use std::fs;
 use std::io::Read;
@@ -13,7 +13,7 @@ use ctseg_core::run::schedule::LrSchedule;
 
 const BOTH: &[u16] = &[1, 2];
 
-/// One fold of a stage 1 on `data`, small.
+/// Arguments of a small fit: one fold of stage 1 on `data`.
 fn arguments<'a>(data: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     let fit = ["fit", "--stage", "1", "--data", data, "--fold", "0"];
     let flags = ["--no-out-of-fold", "--no-mlflow", "--device", "flex"];
@@ -27,8 +27,8 @@ fn only_run(folder: &Path) -> PathBuf {
     path
 }
 
-/// Resumes the run with more flags; what it said.
-fn resumed(folder: &Path, run_folder: &Path, more: &[&str], code: i32) -> String {
+/// Resumes the run with more flags; returns stderr.
+fn resume(folder: &Path, run_folder: &Path, more: &[&str], code: i32) -> String {
     let again = ["--device", "flex", "fit", "--resume"];
     let again = [&again[..], &[run_folder.to_str().unwrap()], more].concat();
     stderr(&run(folder, &again, code))
@@ -39,7 +39,7 @@ fn epochs(run_folder: &Path) -> Vec<EpochLine> {
 }
 
 #[test]
-fn a_run_goes_on_with_its_data_elsewhere_and_not_with_others() {
+fn a_run_resumes_with_moved_data() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     tiny_ct::dataset(&at("d"), &[BOTH; 4]);
@@ -48,25 +48,25 @@ fn a_run_goes_on_with_its_data_elsewhere_and_not_with_others() {
     let weights = || fs::read(at("model/stage1.safetensors")).unwrap();
     let manifest = || fs::read_to_string(at("model/model.toml")).unwrap();
     let (trained, described) = (weights(), manifest());
-    // Its data by content, its folds as nnU-Net writes them.
+    // The data fingerprint is by content; the folds are in nnU-Net's format.
     let data = json(&run_folder.join("data_fingerprint.json"));
     assert_eq!(data["cases"].as_array().unwrap().len(), 4);
     assert!(!data.to_string().contains(folder.path().to_str().unwrap()));
     let folds = json(&run_folder.join("splits.json"));
     assert_eq!(folds.as_array().unwrap().len(), 2);
 
-    // Moved and compressed otherwise.
+    // Moved and recompressed.
     fs::rename(at("d"), at("elsewhere")).unwrap();
-    let said = resumed(folder.path(), &run_folder, &[], 1);
-    assert!(said.contains("/d: dataset not found") && said.contains("--data"));
+    let log = resume(folder.path(), &run_folder, &[], 1);
+    assert!(log.contains("/d: dataset not found") && log.contains("--data"));
     recompress(&at("elsewhere/images/c1.nii.gz"));
-    resumed(folder.path(), &run_folder, &["--data", "elsewhere"], 0);
+    resume(folder.path(), &run_folder, &["--data", "elsewhere"], 0);
     assert!(weights() == trained && manifest() == described);
-    // The next one needs no flag.
+    // The next resume needs no flag.
     let settings = || fs::read_to_string(run_folder.join("run.toml")).unwrap();
     assert!(settings().contains("/elsewhere\""), "{}", settings());
-    resumed(folder.path(), &run_folder, &[], 0);
-    // As a job that sees other mounts: the variable is taken where nothing lies at the known place, and only there.
+    resume(folder.path(), &run_folder, &[], 0);
+    // As a job with other mounts: the variable applies only if the recorded path does not exist.
     fs::rename(at("elsewhere"), at("mounted")).unwrap();
     let again = ["fit", "--resume", run_folder.to_str().unwrap()];
     for data in ["mounted", "nowhere"] {
@@ -91,7 +91,7 @@ fn recompress(path: &Path) {
 }
 
 #[test]
-fn a_run_does_not_go_on_with_other_data() {
+fn a_run_does_not_resume_with_other_data() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("d");
     tiny_ct::dataset(&data, &[BOTH; 4]);
@@ -100,9 +100,9 @@ fn a_run_does_not_go_on_with_other_data() {
     let weights = || fs::read(folder.path().join("model/stage1.safetensors")).unwrap();
     let trained = weights();
     let refused = |expected: &str| {
-        let said = resumed(folder.path(), &run_folder, &[], 1);
-        assert!(said.contains(expected), "{expected}: {said}");
-        assert_eq!(said.matches("error: ").count(), 1, "{said}");
+        let log = resume(folder.path(), &run_folder, &[], 1);
+        assert!(log.contains(expected), "{expected}: {log}");
+        assert_eq!(log.matches("error: ").count(), 1, "{log}");
         assert!(weights() == trained);
     };
     tiny_ct::write_case(&data, "c4", 4, BOTH);
@@ -125,10 +125,10 @@ fn a_run_does_not_go_on_with_other_data() {
     let descriptor = fs::read_to_string(data.join("dataset.toml")).unwrap();
     let other = descriptor.replace("b = 2", "c = 2");
     fs::write(data.join("dataset.toml"), other).unwrap();
-    let said = resumed(folder.path(), &run_folder, &[], 1);
-    assert!(said.contains("structures"), "{said}");
+    let log = resume(folder.path(), &run_folder, &[], 1);
+    assert!(log.contains("structures"), "{log}");
     fs::write(data.join("dataset.toml"), descriptor).unwrap();
-    resumed(folder.path(), &run_folder, &[], 0);
+    resume(folder.path(), &run_folder, &[], 0);
 }
 
 #[test]
@@ -136,12 +136,9 @@ fn flags_that_resume_cannot_honour_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let refused = |command: &str, flags: &[&str]| {
         let line = [&[command, "--resume", "runs/x"], flags].concat();
-        let said = stderr(&run(folder.path(), &line, 2));
-        assert!(
-            said.contains(flags[0]) && said.contains("--resume"),
-            "{said}"
-        );
-        assert_eq!(said.lines().count(), 1, "{said}");
+        let log = stderr(&run(folder.path(), &line, 2));
+        assert!(log.contains(flags[0]) && log.contains("--resume"), "{log}");
+        assert_eq!(log.lines().count(), 1, "{log}");
     };
     for flags in [
         &["--stage", "1"][..],
@@ -168,7 +165,7 @@ fn flags_that_resume_cannot_honour_are_refused() {
     ] {
         refused("sweep", flags);
     }
-    // What the environment says is for new runs, and no flag.
+    // Environment variables apply to new runs and are not flags.
     let mut command = ctseg(folder.path(), &["fit", "--resume", "runs/x"]);
     let environment = [
         ("CTSEG_MODEL", "m"),
@@ -181,7 +178,7 @@ fn flags_that_resume_cannot_honour_are_refused() {
 }
 
 #[test]
-fn a_finished_run_goes_on_to_more_epochs_by_the_schedule_for_them() {
+fn a_finished_run_extends_to_more_epochs_with_their_schedule() {
     let folder = tempfile::tempdir().unwrap();
     tiny_ct::dataset(&folder.path().join("d"), &[BOTH; 4]);
     let set = [
@@ -194,15 +191,15 @@ fn a_finished_run_goes_on_to_more_epochs_by_the_schedule_for_them() {
     ];
     run(folder.path(), &arguments("d", &set), 0);
     let run_folder = only_run(folder.path());
-    let said = resumed(folder.path(), &run_folder, &["--epochs", "2"], 0);
-    assert!(!said.contains("resuming to"), "{said}");
-    let said = resumed(folder.path(), &run_folder, &["--epochs", "1"], 2);
-    assert!(said.contains("fold 0 has done 2 epochs already"), "{said}");
-    let said = resumed(folder.path(), &run_folder, &["--epochs", "4"], 0);
-    assert!(said.contains("resuming to 4 epochs instead of 2"), "{said}");
+    let log = resume(folder.path(), &run_folder, &["--epochs", "2"], 0);
+    assert!(!log.contains("resuming to"), "{log}");
+    let log = resume(folder.path(), &run_folder, &["--epochs", "1"], 2);
+    assert!(log.contains("fold 0 has done 2 epochs already"), "{log}");
+    let log = resume(folder.path(), &run_folder, &["--epochs", "4"], 0);
+    assert!(log.contains("resuming to 4 epochs instead of 2"), "{log}");
     assert!(
-        said.contains("fold 0: epochs 3 to 4 follow; learning rate"),
-        "{said}"
+        log.contains("fold 0: epochs 3 to 4 follow; learning rate"),
+        "{log}"
     );
     let lines = epochs(&run_folder);
     let schedule = |learning_rate: f64, epochs: usize| LrSchedule {
@@ -222,13 +219,13 @@ fn a_finished_run_goes_on_to_more_epochs_by_the_schedule_for_them() {
     assert_eq!(lines[3].ended, Some(StopReason::AllEpochsDone));
     let recipe = fs::read_to_string(run_folder.join("recipe.toml")).unwrap();
     assert!(recipe.contains("epochs = 4"), "{recipe}");
-    // The same command once more, as of a requeued job, has nothing to do.
-    resumed(folder.path(), &run_folder, &["--epochs", "4"], 0);
+    // The same command again, as in a requeued job, has nothing to do.
+    resume(folder.path(), &run_folder, &["--epochs", "4"], 0);
     assert_eq!(epochs(&run_folder).len(), 4);
 }
 
 #[test]
-fn a_run_that_stopped_early_is_extended_with_its_patience_anew() {
+fn an_early_stopped_run_is_extended_with_fresh_patience() {
     let folder = tempfile::tempdir().unwrap();
     tiny_ct::dataset(&folder.path().join("d"), &[BOTH; 4]);
     let set = [
@@ -246,9 +243,9 @@ fn a_run_that_stopped_early_is_extended_with_its_patience_anew() {
         Some(StopReason::EarlyStopping)
     );
     let before = epochs(&run_folder).len();
-    resumed(folder.path(), &run_folder, &[], 0);
+    resume(folder.path(), &run_folder, &[], 0);
     assert_eq!(epochs(&run_folder).len(), before);
-    resumed(folder.path(), &run_folder, &["--epochs", "10"], 0);
+    resume(folder.path(), &run_folder, &["--epochs", "10"], 0);
     assert_eq!(epochs(&run_folder).len(), before + 2);
     let checkpoints = CheckpointFolder::new(run_folder.join("checkpoints/fold_0"));
     let last = ctseg_core::run::checkpoint::Checkpoint::load(&checkpoints.last()).unwrap();
@@ -260,7 +257,7 @@ fn a_run_that_stopped_early_is_extended_with_its_patience_anew() {
 }
 
 #[test]
-fn a_sweep_goes_on_with_its_data_elsewhere_and_not_with_others() {
+fn a_sweep_resumes_with_moved_data_but_not_with_other_data() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     tiny_ct::dataset(&at("d"), &[BOTH; 4]);
@@ -279,18 +276,18 @@ fn a_sweep_goes_on_with_its_data_elsewhere_and_not_with_others() {
     );
     let sweep = only_run(folder.path());
     fs::rename(at("d"), at("elsewhere")).unwrap();
-    let resumed = |more: &[&str], code: i32| {
+    let resume = |more: &[&str], code: i32| {
         let again = ["--device", "flex", "sweep", "--resume"];
         let again = [&again[..], &[sweep.to_str().unwrap()], more].concat();
         stderr(&run(folder.path(), &again, code))
     };
-    assert!(resumed(&[], 1).contains("--data"));
-    resumed(&["--data", "elsewhere"], 0);
-    resumed(&[], 0);
+    assert!(resume(&[], 1).contains("--data"));
+    resume(&["--data", "elsewhere"], 0);
+    resume(&[], 0);
     tiny_ct::write_case(&at("elsewhere"), "c4", 4, BOTH);
-    let said = resumed(&[], 1);
-    assert!(said.contains("1 case added (c4)"), "{said}");
-    // A trial is a run of its own, with the sweep's data.
+    let log = resume(&[], 1);
+    assert!(log.contains("1 case added (c4)"), "{log}");
+    // A trial is a separate run with the sweep's data.
     let trial = sweep.join("trials/000");
     let again = [
         "--device",
@@ -299,6 +296,6 @@ fn a_sweep_goes_on_with_its_data_elsewhere_and_not_with_others() {
         "--resume",
         trial.to_str().unwrap(),
     ];
-    let said = stderr(&run(folder.path(), &again, 1));
-    assert!(said.contains("1 case added (c4)"), "{said}");
+    let log = stderr(&run(folder.path(), &again, 1));
+    assert!(log.contains("1 case added (c4)"), "{log}");
 }

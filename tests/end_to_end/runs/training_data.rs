@@ -1,4 +1,4 @@
-//! Training data that cannot train, cases under several names, and what a refused fit leaves.
+//! Unusable training data, cases under several names, and what a refused fit leaves behind.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 const BOTH: &[u16] = &[1, 2];
 
-/// `fit` of a small stage on `data` for an epoch.
+/// Arguments of a small fit on `data` for one epoch.
 fn fit<'a>(stage: &'a str, data: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     let fit = ["fit", "--stage", stage, "--data", data, "--no-mlflow"];
     let flags = ["--device", "flex", "--set", "training.epochs=1"];
@@ -17,12 +17,12 @@ fn fit<'a>(stage: &'a str, data: &'a str, more: &[&'a str]) -> Vec<&'a str> {
 }
 
 fn refused(folder: &Path, arguments: &[&str], code: i32, expected: &str) -> String {
-    let said = stderr(&run(folder, arguments, code));
-    assert!(said.contains(expected), "{expected}: {said}");
+    let log = stderr(&run(folder, arguments, code));
+    assert!(log.contains(expected), "{expected}: {log}");
     let runs = folder.join("runs");
-    assert!(!runs.exists(), "{arguments:?} left a run: {said}");
+    assert!(!runs.exists(), "{arguments:?} left a run: {log}");
     assert!(!folder.join("model").exists());
-    said
+    log
 }
 
 #[test]
@@ -48,13 +48,13 @@ fn a_refused_fit_leaves_no_run_folder() {
 
 const IDS: [&str; 4] = ["c0", "c1", "c2", "c3"];
 
-/// A file of the only run in `runs`.
+/// A file in the only run of `runs`.
 fn in_run(runs: &Path, name: &str) -> PathBuf {
     let first = runs.read_dir().unwrap().next().unwrap();
     first.unwrap().path().join(name)
 }
 
-/// Which of four cases fold 0 holds out by their names alone.
+/// The cases that fold 0 holds out of four with structures; the split depends only on their names.
 fn held_out_by_fold_0(folder: &Path) -> Vec<String> {
     tiny_ct::dataset(&folder.join("all"), &[BOTH; 4]);
     let one = ["--fold", "0", "--model", "m0", "--runs", "r0"];
@@ -69,7 +69,7 @@ fn scores_without_structures_are_undefined() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     let held_out = held_out_by_fold_0(folder.path());
-    // A single case has structures, and fold 0 trains on it.
+    // Only one case has structures, and fold 0 trains on it.
     let only = IDS
         .iter()
         .position(|id| !held_out.contains(&(*id).to_owned()));
@@ -81,12 +81,12 @@ fn scores_without_structures_are_undefined() {
     let more = ["--fold", "0", "--json", "--set", "training.epochs=2"];
     let arguments = fit("1", "some", &more);
     let output = run(folder.path(), &arguments, 0);
-    let said = stderr(&output);
+    let log = stderr(&output);
     assert!(
-        said.contains("fold 0: no held-out case holds a structure"),
-        "{said}"
+        log.contains("fold 0: no held-out case holds a structure"),
+        "{log}"
     );
-    assert!(said.contains("validation Dice undefined"), "{said}");
+    assert!(log.contains("validation Dice undefined"), "{log}");
     let text = String::from_utf8_lossy(&output.stdout);
     let summary: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(summary["folds"][0]["kept"]["epoch"], 2);
@@ -97,15 +97,15 @@ fn scores_without_structures_are_undefined() {
     let run_folder = in_run(&at("runs"), "");
     let shown = run(folder.path(), &["inspect", run_folder.to_str().unwrap()], 0);
     let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
-    for text in [&said, &shown] {
+    for text in [&log, &shown] {
         assert!(!text.contains("NaN") && !text.contains("-0.00"), "{text}");
     }
-    // Cases of the other fold alone hold a structure: it can learn nothing.
+    // Fold 1 holds out the only case with structures, so it cannot train.
     let other = fit("1", "some", &["--fold", "1", "--runs", "r1"]);
-    let said = stderr(&run(folder.path(), &other, 1));
+    let log = stderr(&run(folder.path(), &other, 1));
     assert!(
-        said.contains("no training case of fold 1 holds a structure"),
-        "{said}"
+        log.contains("no training case of fold 1 holds a structure"),
+        "{log}"
     );
     assert!(!at("r1").exists());
 }
@@ -115,18 +115,15 @@ fn cases_with_structures_are_spread_over_the_folds() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     let held_out = held_out_by_fold_0(folder.path());
-    // Two cases that one fold would hold out.
+    // The two cases with structures would be in the same fold.
     let two = IDS.map(|id| match held_out.contains(&id.to_owned()) {
         true => &[][..],
         false => BOTH,
     });
     tiny_ct::dataset(&at("two"), &two);
     let both = fit("1", "two", &["--runs", "r2", "--model", "m2"]);
-    let said = stderr(&run(folder.path(), &both, 0));
-    assert!(
-        said.contains("patients with structures are spread"),
-        "{said}"
-    );
+    let log = stderr(&run(folder.path(), &both, 0));
+    assert!(log.contains("patients with structures are spread"), "{log}");
     let folds = json(&in_run(&at("r2"), "splits.json"));
     let first = |fold: usize| {
         let held_out = folds[fold]["val"].as_array().unwrap().iter();
@@ -138,14 +135,14 @@ fn cases_with_structures_are_spread_over_the_folds() {
 }
 
 #[test]
-fn cases_are_known_under_other_names() {
+fn cases_are_recognised_under_other_names() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     tiny_ct::dataset(&at("d"), &[BOTH; 4]);
-    // A copy of c0, which no fold may part from it, as another patient.
+    // A copy of c0 under another patient's name must stay in the same fold.
     tiny_ct::write_case(&at("d"), "z", 0, BOTH);
-    let said = stderr(&run(folder.path(), &fit("1", "d", &[]), 0));
-    assert!(said.contains("cases c0, z have the same image"), "{said}");
+    let log = stderr(&run(folder.path(), &fit("1", "d", &[]), 0));
+    assert!(log.contains("cases c0, z have the same image"), "{log}");
     let runs = at("runs").read_dir().unwrap();
     let first = runs.map(|entry| entry.unwrap().path()).next().unwrap();
     let folds = json(&first.join("splits.json"));
@@ -154,7 +151,7 @@ fn cases_are_known_under_other_names() {
         let has = |id: &str| held_out.iter().any(|held_out| **held_out == *id);
         assert_eq!(has("c0"), has("z"), "{fold}");
     }
-    // The same images under other names: each by the network that did not see it.
+    // The same images under other names: each is predicted by the network that did not train on it.
     for number in 0..4 {
         tiny_ct::write_case(&at("renamed"), &format!("p{number}"), number, BOTH);
     }
@@ -166,23 +163,23 @@ fn cases_are_known_under_other_names() {
         "--set",
         "training.patches_per_epoch=8",
     ];
-    let said = stderr(&run(folder.path(), &fit("2", "renamed", &stage2), 0));
+    let log = stderr(&run(folder.path(), &fit("2", "renamed", &stage2), 0));
     for renamed in ["p0 (as c0)", "p3 (as c3)"] {
-        assert!(said.contains(renamed), "{said}");
+        assert!(log.contains(renamed), "{log}");
     }
-    // With one fold alone there are images that its network was trained on.
+    // With only one fold, its network was trained on some of the images.
     let one = ["--fold", "0", "--model", "one"];
     run(folder.path(), &fit("1", "d", &one), 0);
     let stage2 = [&stage2[..], &["--model", "one", "--runs", "none"]].concat();
-    let said = stderr(&run(folder.path(), &fit("2", "renamed", &stage2), 1));
+    let log = stderr(&run(folder.path(), &fit("2", "renamed", &stage2), 1));
     assert!(
-        said.contains("the same image)") && !at("none").exists(),
-        "{said}"
+        log.contains("the same image)") && !at("none").exists(),
+        "{log}"
     );
-    // In the test set they would tell nothing.
+    // A copy in the test set would invalidate the test.
     let descriptor = fs::read_to_string(at("d/dataset.toml")).unwrap();
     let tested = descriptor.replacen("[structures]", "test = [\"z\"]\n[structures]", 1);
     fs::write(at("d/dataset.toml"), tested).unwrap();
-    let said = stderr(&run(folder.path(), &fit("1", "d", &["--runs", "none"]), 1));
-    assert!(said.contains("in the test set as case 'z'"), "{said}");
+    let log = stderr(&run(folder.path(), &fit("1", "d", &["--runs", "none"]), 1));
+    assert!(log.contains("in the test set as case 'z'"), "{log}");
 }

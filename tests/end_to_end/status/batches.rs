@@ -1,9 +1,9 @@
-//! `ctseg status` of batches: by one process, in shards, or shared by claims.
+//! `ctseg status` of batches: by one process, in shards, or shared with claims.
 
 use super::*;
 
 #[test]
-fn earlier_runs_of_a_batch_do_not_decide_how_it_stands() {
+fn the_latest_runs_of_a_batch_decide_its_state() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out");
     std::fs::create_dir(&out).unwrap();
@@ -24,31 +24,31 @@ fn earlier_runs_of_a_batch_do_not_decide_how_it_stands() {
     write("predictions-1-of-4.json", 0, Some("1/4"), &first);
     write("predictions-2-of-4.json", 1, Some("2/4"), &[("c", "kept")]);
     write("predictions-4-of-4.json", 2, Some("4/4"), &[]);
-    let missing = only(folder.path(), "out");
+    let missing = only_status(folder.path(), "out");
     assert_eq!(missing["state"], "interrupted");
     assert_eq!(missing["cases"]["shards_missing"], json!(["3/4"]));
-    // Two shards do all of it later.
+    // Later, two shards cover the whole batch.
     write(
         "predictions-1-of-2.json",
         3,
         Some("1/2"),
         &[("a", "kept"), ("c", "kept")],
     );
-    let half = only(folder.path(), "out");
+    let half = only_status(folder.path(), "out");
     assert_eq!(half["state"], "interrupted");
     assert_eq!(half["cases"]["shards_missing"], json!(["2/2"]));
     write("predictions-2-of-2.json", 4, Some("2/2"), &[("b", "kept")]);
-    let done = only(folder.path(), "out");
+    let done = only_status(folder.path(), "out");
     assert_eq!(done["state"], "done", "{done:#}");
     assert_eq!(done["cases"]["kept"], 3);
     // One case again, without shards.
     write("predictions.json", 5, None, &[("b", "kept")]);
-    let again = only(folder.path(), "out");
+    let again = only_status(folder.path(), "out");
     assert_eq!(again["state"], "done", "{again:#}");
 }
 
 #[test]
-fn a_batch_shows_what_is_done_failed_and_left_and_its_evaluation() {
+fn a_batch_shows_done_failed_and_remaining_cases_and_its_evaluation() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     batch(folder, 40);
@@ -56,7 +56,7 @@ fn a_batch_shows_what_is_done_failed_and_left_and_its_evaluation() {
     let mut child = spawned(folder, &predict);
     wait_for(&mut child, || files(&folder.join("out"), ".json").len() > 3);
     stop(&child);
-    let running = only(folder, "out");
+    let running = only_status(folder, "out");
     assert_eq!(
         (&running["kind"], &running["state"]),
         (&"predict".into(), &"running".into())
@@ -64,7 +64,7 @@ fn a_batch_shows_what_is_done_failed_and_left_and_its_evaluation() {
     assert_eq!(running["worker"]["pid"], child.id());
     signal(&child, "-KILL");
     child.wait().unwrap();
-    let killed = only(folder, "out");
+    let killed = only_status(folder, "out");
     assert_eq!(killed["state"], "interrupted", "{killed:#}");
     assert!(killed["because"].as_str().unwrap().contains("is gone"));
     assert_eq!(killed["resume"], "the same command");
@@ -72,7 +72,7 @@ fn a_batch_shows_what_is_done_failed_and_left_and_its_evaluation() {
     std::fs::write(folder.join("images/bad.nii.gz"), "no volume").unwrap();
     run(folder, &predict, 3);
     let before = listing(folder);
-    let failed = only(folder, "out");
+    let failed = only_status(folder, "out");
     assert_eq!(listing(folder), before, "status has written something");
     let cases = &failed["cases"];
     assert_eq!(
@@ -85,9 +85,9 @@ fn a_batch_shows_what_is_done_failed_and_left_and_its_evaluation() {
     assert!(text(folder, "out").contains("1 failed"));
     std::fs::remove_file(folder.join("images/bad.nii.gz")).unwrap();
     run(folder, &predict, 0);
-    assert_eq!(only(folder, "out")["state"], "done");
+    assert_eq!(only_status(folder, "out")["state"], "done");
 
-    // Each map with itself.
+    // Each map is compared with itself.
     run(folder, &["evaluate", "out", "out"], 0);
     let both = status(folder, ".");
     assert_eq!(both["done"], 2, "{both:#}");
@@ -101,7 +101,7 @@ fn a_batch_shows_what_is_done_failed_and_left_and_its_evaluation() {
 }
 
 #[test]
-fn shards_are_seen_together() {
+fn shards_are_shown_as_one_batch() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     batch(folder, 8);
@@ -113,12 +113,12 @@ fn shards_are_seen_together() {
     };
     predict("1/3");
     predict("3/3");
-    let two = only(folder, "out");
+    let two = only_status(folder, "out");
     assert_eq!(two["state"], "interrupted");
     assert_eq!(two["cases"]["shards_missing"], json!(["2/3"]));
     assert!(text(folder, "out").contains("shards not started: 2/3"));
     predict("2/3");
-    let three = only(folder, "out");
+    let three = only_status(folder, "out");
     assert_eq!(
         (&three["state"], &three["cases"]["done"]),
         (&"done".into(), &8.into()),
@@ -127,7 +127,7 @@ fn shards_are_seen_together() {
 }
 
 #[test]
-fn processes_that_share_cases_are_named_while_they_live() {
+fn processes_sharing_cases_are_shown_while_alive() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     batch(folder, 40);
@@ -138,7 +138,7 @@ fn processes_that_share_cases_are_named_while_they_live() {
     wait_for(&mut child, || claims() > 3);
     stop(&child);
     let settled = files(&folder.join("claims"), ".json").len();
-    let running = only(folder, "out");
+    let running = only_status(folder, "out");
     let cases = &running["cases"];
     assert_eq!(running["state"], "running", "{running:#}");
     assert_eq!(cases["done"], settled, "{running:#}");
@@ -147,21 +147,24 @@ fn processes_that_share_cases_are_named_while_they_live() {
     assert_eq!(left + claims(), 40);
     if let Some(claim) = cases["claims"].as_array().unwrap().first() {
         assert_eq!(claim["worker"]["pid"], child.id());
-        let said = text(folder, "out");
-        assert!(said.contains(&format!("process {}", child.id())), "{said}");
+        let printed = text(folder, "out");
+        assert!(
+            printed.contains(&format!("process {}", child.id())),
+            "{printed}"
+        );
     }
     signal(&child, "-KILL");
     child.wait().unwrap();
-    let killed = only(folder, "out");
+    let killed = only_status(folder, "out");
     assert_eq!(killed["state"], "interrupted", "{killed:#}");
     assert_eq!(
         (&killed["cases"]["claimed"], &killed["cases"]["done"]),
         (&0.into(), &settled.into())
     );
     run(folder, &predict, 0);
-    let done = only(folder, "out");
+    let done = only_status(folder, "out");
     assert_eq!(done["state"], "done", "{done:#}");
-    // A label map that was whole, of which the kill kept the process from telling, is kept.
+    // A label map completed before the kill but not yet recorded is kept.
     let count = |name: &str| done["cases"][name].as_u64().unwrap();
     assert_eq!(count("done") + count("kept"), 40, "{done:#}");
 }

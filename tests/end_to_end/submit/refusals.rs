@@ -1,10 +1,10 @@
-//! What `ctseg submit slurm` refuses, and says why, before anything is submitted.
+//! Jobs that `ctseg submit slurm` refuses, with the reason, before anything is submitted.
 
 use super::*;
 
 const PREDICT: &str = "predict images -o out --model model";
 
-/// What is added to [`PREDICT`], the exit status and what is said.
+/// Options added to [`PREDICT`], exit code and expected message.
 const REFUSED_PREDICTIONS: [(&str, i32, &str); 15] = [
     ("--partition gpus", 2, "expected one of cpu, gpu, old"),
     ("--partition old", 2, "not UP"),
@@ -27,7 +27,7 @@ const REFUSED_PREDICTIONS: [(&str, i32, &str); 15] = [
     ("--no-such-flag", 2, "--no-such-flag"),
 ];
 
-/// Whole lines, the exit status and what is said.
+/// Whole lines, exit code and expected message.
 const REFUSED: [(&str, i32, &str); 9] = [
     (
         "fit --stage 1 --data images --sbatch-arg=--array=1-4",
@@ -52,71 +52,76 @@ const REFUSED: [(&str, i32, &str); 9] = [
     ("fit-folds --stage 2 --fold 1", 2, "its own"),
 ];
 
-/// Fails unless the line ends with `status`, says `why` and submits nothing.
-fn assert_refused(place: &Place, line: &str, status: i32, why: &str) {
-    let output = place.submit(line);
-    code(&output, status);
-    let said = stderr(&output);
-    assert!(said.contains(why), "{line}: {said}");
-    assert_eq!(place.jobs(), 0, "{line}");
+/// Fails unless the line exits with `status`, prints `why` and submits nothing.
+fn assert_refused(workspace: &Workspace, line: &str, status: i32, why: &str) {
+    let output = workspace.submit(line);
+    expect_code(&output, status);
+    let log = stderr(&output);
+    assert!(log.contains(why), "{line}: {log}");
+    assert_eq!(workspace.jobs(), 0, "{line}");
 }
 
 #[test]
-fn what_cannot_run_is_told_and_nothing_is_submitted() {
-    let place = Place::new();
+fn invalid_jobs_are_reported_and_not_submitted() {
+    let workspace = Workspace::new();
     for (more, status, why) in REFUSED_PREDICTIONS {
-        assert_refused(&place, &format!("{PREDICT} {more}"), status, why);
+        assert_refused(&workspace, &format!("{PREDICT} {more}"), status, why);
     }
     for (line, status, why) in REFUSED {
-        assert_refused(&place, line, status, why);
+        assert_refused(&workspace, line, status, why);
     }
-    // Two reasons at once.
-    let said = stderr(&place.submit(&format!("{PREDICT} --time 25h --cpus 99")));
+    // Two problems at once.
+    let log = stderr(&workspace.submit(&format!("{PREDICT} --time 25h --cpus 99")));
     assert!(
-        said.contains("2 problems") && said.contains("99 CPUs"),
-        "{said}"
+        log.contains("2 problems") && log.contains("99 CPUs"),
+        "{log}"
     );
 }
 
 #[test]
-fn what_the_settings_file_names_is_checked_too() {
-    let place = Place::new();
-    let settings = place.path().join("ctseg.toml");
+fn paths_in_the_settings_file_are_checked() {
+    let workspace = Workspace::new();
+    let settings = workspace.path().join("ctseg.toml");
     std::fs::write(&settings, "model = \"images\"\ndata = \"nowhere\"\n").unwrap();
     for (line, why) in [
         ("predict images -o out", "model.toml"),
         ("fit --stage 1 --model new", "nowhere"),
     ] {
-        assert_refused(&place, line, 1, why);
+        assert_refused(&workspace, line, 1, why);
     }
 }
 
 #[test]
-fn what_slurm_refuses_and_that_it_is_absent_are_told() {
-    let place = Place::new();
-    // What only Slurm knows.
+fn refusals_by_slurm_and_a_missing_slurm_are_reported() {
+    let workspace = Workspace::new();
+    // Refused by Slurm itself.
     let error = "sbatch: error: Invalid account\n";
-    std::fs::write(place.slurm().join("refuse"), error).unwrap();
-    assert_refused(&place, &format!("{PREDICT} --cpus 4"), 1, "Invalid account");
-    // No Slurm at all.
+    std::fs::write(workspace.slurm().join("refuse"), error).unwrap();
+    assert_refused(
+        &workspace,
+        &format!("{PREDICT} --cpus 4"),
+        1,
+        "Invalid account",
+    );
+    // Without Slurm.
     let arguments = format!("submit slurm {PREDICT}");
     let arguments: Vec<&str> = arguments.split(' ').collect();
-    let output = ctseg(place.path(), &arguments)
+    let output = ctseg(workspace.path(), &arguments)
         .env("PATH", "/nowhere")
         .output();
     let output = output.unwrap();
-    code(&output, 1);
-    let said = stderr(&output);
+    expect_code(&output, 1);
+    let log = stderr(&output);
     assert!(
-        said.contains("not in PATH") && said.contains("--dry-run"),
-        "{said}"
+        log.contains("not in PATH") && log.contains("--dry-run"),
+        "{log}"
     );
 }
 
 #[test]
-fn a_dry_run_says_what_is_wrong_and_makes_nothing() {
-    let place = Place::new();
-    std::fs::write(place.path().join("afile"), "").unwrap();
+fn a_dry_run_warns_about_problems_and_creates_nothing() {
+    let workspace = Workspace::new();
+    std::fs::write(workspace.path().join("afile"), "").unwrap();
     for (line, what) in [
         (
             "predict nothing.nii.gz -o new --model model",
@@ -128,18 +133,18 @@ fn a_dry_run_says_what_is_wrong_and_makes_nothing() {
         ("fit-folds --stage 2 --data images --model images", "images"),
         ("chain nowhere new images out", "nowhere"),
     ] {
-        let output = place.submit(&format!("{line} --dry-run"));
-        assert!(code(&output, 0).starts_with("#!"), "{line}");
-        let said = stderr(&output);
-        assert_eq!(said.lines().count(), 1, "{line}: {said}");
+        let output = workspace.submit(&format!("{line} --dry-run"));
+        assert!(expect_code(&output, 0).starts_with("#!"), "{line}");
+        let log = stderr(&output);
+        assert_eq!(log.lines().count(), 1, "{line}: {log}");
         assert!(
-            said.starts_with("warning: ") && said.contains(what),
-            "{line}: {said}"
+            log.starts_with("warning: ") && log.contains(what),
+            "{line}: {log}"
         );
-        assert!(said.contains("without --dry-run"), "{line}: {said}");
+        assert!(log.contains("without --dry-run"), "{line}: {log}");
     }
-    assert!(!place.path().join("new").exists());
-    let sound = place.submit("predict images -o new --model model --dry-run");
-    assert!(code(&sound, 0).starts_with("#!"));
+    assert!(!workspace.path().join("new").exists());
+    let sound = workspace.submit("predict images -o new --model model --dry-run");
+    assert!(expect_code(&sound, 0).starts_with("#!"));
     assert_eq!(stderr(&sound), "");
 }

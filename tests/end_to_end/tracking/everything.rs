@@ -1,9 +1,9 @@
-//! All that trackers are told of a whole run.
+//! Everything that trackers receive from a whole run.
 
 use super::*;
 
 #[test]
-fn trackers_hear_of_everything() {
+fn trackers_receive_everything() {
     let folder = tempfile::tempdir().unwrap();
     let (recording, curves) = (Recording::default(), Curves::default());
     let set = [
@@ -12,11 +12,11 @@ fn trackers_hear_of_everything() {
         "tracking.checkpoints=best",
     ];
     let trackers: [&dyn Tracker; 2] = [&curves, &recording];
-    let summary = fitted(folder.path(), &set, &trackers, &recording.stop, &Silent).unwrap();
+    let summary = fit_small(folder.path(), &set, &trackers, &recording.stop, &Silent).unwrap();
     let run = summary.run.clone();
-    let heard = recording.heard();
-    assert_eq!(heard.first(), Some(&Heard::Begun(run.clone())));
-    assert_eq!(heard.last(), Some(&Heard::Ended(Outcome::Finished)));
+    let calls = recording.calls();
+    assert_eq!(calls.first(), Some(&Call::Started(run.clone())));
+    assert_eq!(calls.last(), Some(&Call::Ended(Outcome::Finished)));
     let events = recording.events();
     let bundle = Bundle::open(&summary.model).unwrap();
     let names: Vec<String> = bundle
@@ -78,15 +78,15 @@ fn assert_parameters_and_tags(events: &[Event], bundle: &Bundle) {
     }
 }
 
-/// Epochs are told as `metrics.jsonl` has them.
+/// Fails unless epochs are logged as in `metrics.jsonl`.
 fn assert_epochs(recording: &Recording, run: &Path, names: &[String]) {
     assert_eq!(recording.epochs().len(), 4);
-    let told = recording.epochs().into_iter();
-    let told: Vec<_> = told
+    let logged = recording.epochs().into_iter();
+    let logged: Vec<_> = logged
         .map(|(network, epoch, _, points)| (network, epoch, points))
         .collect();
-    assert_eq!(told, written(run, names));
-    let (_, _, first) = &told[0];
+    assert_eq!(logged, written(run, names));
+    let (_, _, first) = &logged[0];
     for name in [
         "loss",
         "learning_rate",

@@ -1,4 +1,4 @@
-//! A gated residual network from its recipe to pictures of where it looks, through the binary.
+//! A residual network with attention gates, from recipe to attention pictures, through the binary.
 
 use crate::common;
 use ctseg_report::pictures::Picture;
@@ -25,7 +25,7 @@ const SMALL: [&str; 16] = [
 ];
 
 #[test]
-fn a_gated_residual_network_trains_predicts_and_shows_where_it_looks() {
+fn a_residual_network_with_gates_trains_predicts_and_draws_attention() {
     let folder = tempfile::tempdir().unwrap();
     phantoms(folder.path(), 4, 0);
     let data = folder.path().to_str().unwrap();
@@ -48,7 +48,7 @@ fn a_gated_residual_network_trains_predicts_and_shows_where_it_looks() {
         .filter(|path| path.extension().is_some_and(|e| e == "png"))
         .collect();
     pictures.sort();
-    assert_eq!(pictures.len(), 2, "one for each gate: {pictures:?}");
+    assert_eq!(pictures.len(), 2, "one per gate: {pictures:?}");
     for (level, path) in pictures.iter().enumerate() {
         assert!(
             path.to_str()
@@ -64,7 +64,7 @@ fn a_gated_residual_network_trains_predicts_and_shows_where_it_looks() {
     }
 
     let output = run(folder.path(), &["inspect", "model"], 0);
-    let said = String::from_utf8(output.stdout).unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
     for layer in [
         "stem.0",
         "encoder.2.0.layers.1",
@@ -72,13 +72,13 @@ fn a_gated_residual_network_trains_predicts_and_shows_where_it_looks() {
         "multiply",
         "mean_pool",
     ] {
-        assert!(said.contains(layer), "{layer}: {said}");
+        assert!(text.contains(layer), "{layer}: {text}");
     }
-    assert!(said.contains("multiples of [2, 4, 4]"), "{said}");
+    assert!(text.contains("multiples of [2, 4, 4]"), "{text}");
 }
 
 #[test]
-fn a_network_without_gates_says_how_to_get_some() {
+fn attention_without_gates_is_refused_with_the_setting_to_use() {
     let folder = tempfile::tempdir().unwrap();
     phantoms(&folder.path().join("data"), 1, 0);
     common::random_model(&folder.path().join("model"), &[]);
@@ -87,6 +87,6 @@ fn a_network_without_gates_says_how_to_get_some() {
         &["predict", "data/images", "-o", "out", "--attention"],
         1,
     );
-    let said = stderr(&output);
-    assert!(said.contains("network.attention = true"), "{said}");
+    let log = stderr(&output);
+    assert!(log.contains("network.attention = true"), "{log}");
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::common::batches::{
-    assert_kept, assert_same_results, ball, batch, files, json, leftovers, sidecars, small_grid,
+    assert_kept, assert_same_results, ball, batch, files, json, sidecars, small_grid, temp_files,
     wait_until,
 };
 use crate::common::{compute, ctseg, run, stderr};
@@ -21,7 +21,7 @@ use ctseg_predict::{ImmediateExit, PredictJob, predict};
 use serde_json::Value;
 
 mod existing;
-mod leaving;
+mod immediate_exit;
 
 fn signal(child: &Child, name: &str) {
     let sent = Command::new("kill")
@@ -30,7 +30,7 @@ fn signal(child: &Child, name: &str) {
     assert!(sent.unwrap().success());
 }
 
-/// Six volumes that no batch should stumble over; the two that cannot be segmented are named first.
+/// Six hostile volumes; the two that cannot be segmented are first by name.
 fn hostile(folder: &Path) {
     let path = |name: &str| folder.join("images").join(name);
     let whole = std::fs::read(path("case_00.nii.gz")).unwrap();
@@ -70,7 +70,7 @@ fn hostile(folder: &Path) {
     write_volume(&path("odd_oblique.nii.gz"), &oblique, VoxelType::I16).unwrap();
 }
 
-/// It names all, the truth about each.
+/// The manifest lists all 60 cases with their results.
 fn assert_manifest_of_sixty(path: &Path) {
     let manifest = json(path);
     let counts = serde_json::json!({"done": 58, "kept": 0, "failed": 2, "pending": 0});
@@ -90,7 +90,7 @@ fn assert_manifest_of_sixty(path: &Path) {
 }
 
 #[test]
-fn sixty_volumes_of_which_six_are_hostile() {
+fn six_hostile_volumes_do_not_affect_the_other_54() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     batch(folder.path(), 54);
@@ -108,7 +108,7 @@ fn sixty_volumes_of_which_six_are_hostile() {
         lines[1].contains("bad_truncated.nii.gz") && lines[1].contains("truncated"),
         "{failures}"
     );
-    // Odd ones say so, and lie where their volumes lie.
+    // Odd volumes have notes, and label maps on their own grids.
     let notes = json(&at("out/odd_nan.json"))["notes"].to_string();
     assert!(notes.contains("not finite"), "{notes}");
     for name in ["odd_air", "odd_nan", "odd_flat", "odd_oblique"] {
@@ -118,10 +118,10 @@ fn sixty_volumes_of_which_six_are_hostile() {
         assert_eq!(header.grid(), source.grid(), "{name}");
     }
     assert_manifest_of_sixty(&at("out/predictions.json"));
-    // What is said comes in the same order whatever was ready first, on two devices too, and the results are the same.
+    // Two devices give the same warnings in the same order, and the same results.
     let warnings = |output: &std::process::Output| -> Vec<String> {
-        let said = stderr(output);
-        let warned = said.lines().filter(|line| line.starts_with("warning: "));
+        let log = stderr(output);
+        let warned = log.lines().filter(|line| line.starts_with("warning: "));
         warned.map(str::to_owned).collect()
     };
     let two = ["predict", "images", "-o", "two", "--device", "flex,flex"];
@@ -130,7 +130,7 @@ fn sixty_volumes_of_which_six_are_hostile() {
     assert_eq!(warnings(&output), warnings(&again));
     assert_same_results(&at("out"), &at("two"));
 
-    // Once more: all that is whole is kept, and the failures are those of now.
+    // Run again: valid outputs are kept, and only current failures are listed.
     let before = sidecars(&at("out"));
     std::fs::copy(
         at("images/case_00.nii.gz"),
@@ -149,7 +149,7 @@ fn sixty_volumes_of_which_six_are_hostile() {
 }
 
 #[test]
-fn what_was_damaged_since_is_made_again_and_nothing_else() {
+fn only_damaged_and_missing_outputs_are_predicted_again() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     batch(folder.path(), 6);
@@ -162,11 +162,11 @@ fn what_was_damaged_since_is_made_again_and_nothing_else() {
     changed[middle] ^= 1;
     std::fs::write(at("out/case_01.nii.gz"), changed).unwrap();
     std::fs::remove_file(at("out/case_02.nii.gz")).unwrap();
-    // As a kill leaves it behind.
-    let begun =
+    // As left by a killed run.
+    let started =
         r#"{"state": "writing", "input": "", "ctseg_version": "", "files": ["case_03.nii.gz"]}"#;
-    std::fs::write(at("out/case_03.json"), begun).unwrap();
-    // A killed run's, and a neighbour's who may still be at it.
+    std::fs::write(at("out/case_03.json"), started).unwrap();
+    // Temporary files of a killed run, and of one that may still be running.
     let dead = at("out/.ctseg-01234567-1-1-abcdef");
     std::fs::write(&dead, "half").unwrap();
     let old = std::time::SystemTime::now() - Duration::from_secs(100_000);
@@ -191,7 +191,7 @@ fn what_was_damaged_since_is_made_again_and_nothing_else() {
 }
 
 #[test]
-fn ten_kills_end_with_the_bytes_of_an_undisturbed_run() {
+fn a_batch_killed_ten_times_writes_the_same_bytes() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out");
     batch(folder.path(), 30);
@@ -224,11 +224,11 @@ fn ten_kills_end_with_the_bytes_of_an_undisturbed_run() {
     run(folder.path(), &["predict", "images", "-o", "out"], 0);
     assert_kept(&before, &out);
     assert_same_results(&folder.path().join("undisturbed"), &out);
-    assert_eq!(leftovers(&out), 0);
+    assert_eq!(temp_files(&out), 0);
 }
 
 #[test]
-fn a_signal_stops_after_the_case_in_hand_and_the_rest_is_still_to_be_done() {
+fn a_signal_stops_the_batch_after_the_current_case() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out");
     batch(folder.path(), 40);
@@ -250,7 +250,7 @@ fn a_signal_stops_after_the_case_in_hand_and_the_rest_is_still_to_be_done() {
         let done = counts["done"].as_u64().unwrap() + counts["kept"].as_u64().unwrap();
         assert_eq!(done as usize, sidecars(&out).len(), "{counts}");
         assert_eq!(done + counts["pending"].as_u64().unwrap(), 40, "{counts}");
-        assert_eq!(leftovers(&out), 0);
+        assert_eq!(temp_files(&out), 0);
         assert_kept(&before, &out);
     }
     let before = sidecars(&out);
@@ -259,10 +259,11 @@ fn a_signal_stops_after_the_case_in_hand_and_the_rest_is_still_to_be_done() {
     assert_eq!(sidecars(&out).len(), 40);
 }
 
-/// A file system of its own, where the test may have one.
+/// A mounted tmpfs.
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {
+    /// `None` if mounting is not permitted.
     fn mounted(at: &Path, size: &str) -> Option<Self> {
         std::fs::create_dir_all(at).unwrap();
         let size = format!("size={size}");
@@ -284,16 +285,16 @@ impl Drop for SmallDisk {
 }
 
 #[test]
-fn a_disk_that_is_too_small_or_gets_full_costs_nothing_but_what_does_not_fit() {
+fn a_full_disk_fails_only_the_cases_that_do_not_fit() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out");
     batch(folder.path(), 40);
     let Some(tiny) = SmallDisk::mounted(&folder.path().join("tiny"), "400k") else {
-        println!("left out: file systems cannot be mounted here");
+        println!("skipped: file systems cannot be mounted here");
         return;
     };
-    let said = stderr(&run(folder.path(), &["predict", "images", "-o", "tiny"], 1));
-    assert!(said.contains("too little disk space"), "{said}");
+    let log = stderr(&run(folder.path(), &["predict", "images", "-o", "tiny"], 1));
+    assert!(log.contains("too little disk space"), "{log}");
     drop(tiny);
 
     let _disk = SmallDisk::mounted(&out, "8m").unwrap();
@@ -303,20 +304,23 @@ fn a_disk_that_is_too_small_or_gets_full_costs_nothing_but_what_does_not_fit() {
         .spawn()
         .unwrap();
     wait_until(&mut child, || sidecars(&out).len() > 2);
-    // Somebody else takes all that is left.
+    // Another process fills the disk.
     let _ = std::fs::write(out.join("filler"), vec![1; 16 << 20]);
     let output = child.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &stderr(&output);
-    assert_eq!(output.status.code(), Some(3), "{said}");
+    let log = String::from_utf8_lossy(&output.stdout).into_owned() + &stderr(&output);
+    assert_eq!(output.status.code(), Some(3), "{log}");
     assert!(
-        said.contains("stopped before the end") && said.contains("No space"),
-        "{said}"
+        log.contains("stopped before the end") && log.contains("No space"),
+        "{log}"
     );
     for name in files(&out, ".nii.gz") {
         read_labels(&out.join(&name)).unwrap();
     }
     let before = sidecars(&out);
-    assert!(before.len() < 40, "all was done before the disk was full");
+    assert!(
+        before.len() < 40,
+        "all cases finished before the disk was full"
+    );
     std::fs::remove_file(out.join("filler")).unwrap();
     run(folder.path(), &["predict", "images", "-o", "out"], 0);
     assert_kept(&before, &out);

@@ -1,5 +1,5 @@
-//! libtorch's CUDA half is loaded where NVIDIA's driver is, and nowhere else.
-// Linkers other than lld, which Rust takes here alone, bind libtorch.so and with it this library.
+//! libtorch's CUDA library is loaded only if NVIDIA's driver exists.
+// Only with lld, Rust's default linker on this platform: others link libtorch.so, which loads this library.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use crate::common::ctseg;
 use ctseg_engine::libtorch::{cuda_devices, cuda_is_loaded};
 
-/// `folder`, and then where libraries are looked for anyway: the driver may be found by that.
+/// `folder` followed by the current `LD_LIBRARY_PATH`, which may be needed to find the driver.
 fn before_others(folder: &Path) -> std::ffi::OsString {
     let mut folders = folder.as_os_str().to_owned();
     if let Some(others) = std::env::var_os("LD_LIBRARY_PATH") {
@@ -17,7 +17,7 @@ fn before_others(folder: &Path) -> std::ffi::OsString {
     folders
 }
 
-/// What the dynamic linker loads at a start of the program, with `folder` in the places that it looks in first.
+/// The libraries loaded by the dynamic linker at program start, with `folder` first in the search path.
 fn loaded_at_start(folder: &Path) -> String {
     let output = ctseg(folder, &["--version"])
         .env("LD_LIBRARY_PATH", before_others(folder))
@@ -25,12 +25,12 @@ fn loaded_at_start(folder: &Path) -> String {
         .output()
         .unwrap();
     assert!(output.status.success());
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(said.contains("libtorch_cpu.so"), "{said}");
-    said
+    let log = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(log.contains("libtorch_cpu.so"), "{log}");
+    log
 }
 
-/// Puts an empty library there, by the name of NVIDIA's driver.
+/// Writes an empty library with the name of NVIDIA's driver.
 fn driver(folder: &Path) {
     let made = Command::new("cc")
         .args(["-shared", "-x", "c", "/dev/null", "-o"])
@@ -41,24 +41,24 @@ fn driver(folder: &Path) {
 }
 
 fn has_driver() -> bool {
-    // SAFETY: the name ends in 0; a driver that is there is loaded by the program anyway.
+    // SAFETY: the name ends in 0; the program itself loads the driver if it exists.
     unsafe { !libc::dlopen(c"libcuda.so.1".as_ptr(), libc::RTLD_LAZY).is_null() }
 }
 
-/// Loads it, unless this libtorch is built for CPUs alone.
-fn is_there() -> bool {
+/// Loads the CUDA library; false if this libtorch is built for CPUs only.
+fn load_cuda_library() -> bool {
     let flags = libc::RTLD_NOW | libc::RTLD_GLOBAL;
-    // SAFETY: the name ends in 0; what the library does when it is loaded it also does when the linker loads it.
+    // SAFETY: the name ends in 0; the library's initialisers are the same as when the linker loads it.
     let library = unsafe { libc::dlopen(c"libtorch_cuda.so".as_ptr(), flags) };
     if library.is_null() {
-        println!("left out: this libtorch is built for CPUs alone");
+        println!("skipped: this libtorch is built for CPUs only");
     }
     !library.is_null()
 }
 
 #[test]
-fn it_is_loaded_where_the_driver_is_and_nowhere_else() {
-    if !is_there() {
+fn libtorch_cuda_is_loaded_only_if_the_driver_exists() {
+    if !load_cuda_library() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -76,17 +76,17 @@ fn it_is_loaded_where_the_driver_is_and_nowhere_else() {
     );
 }
 
-fn said(output: &Output) -> String {
+fn stdout_and_stderr(output: &Output) -> String {
     String::from_utf8_lossy(&[&output.stdout[..], &output.stderr].concat()).into_owned()
 }
 
 #[test]
-fn libraries_that_cannot_be_loaded_are_said_and_no_cpu_steps_in() {
-    if !is_there() {
+fn libraries_that_cannot_be_loaded_are_errors_without_a_cpu_fallback() {
+    if !load_cuda_library() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    // A driver, and a broken library before the whole one.
+    // A driver, and a broken library that precedes the valid one in the search path.
     driver(folder.path());
     std::fs::write(folder.path().join("libtorch_cuda.so"), "torn").unwrap();
     let run = |line: &str| {
@@ -103,47 +103,44 @@ fn libraries_that_cannot_be_loaded_are_said_and_no_cpu_steps_in() {
         "fit --stage 1 --gpus 2 --device libtorch:cuda",
     ] {
         let output = run(line).output().unwrap();
-        let said = said(&output);
-        assert_eq!(output.status.code(), Some(1), "{line}: {said}");
+        let log = stdout_and_stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{line}: {log}");
         let parts = [
             "cannot be loaded",
             "libtorch_cuda.so",
             "--device libtorch for the CPU",
         ];
-        assert!(
-            parts.iter().all(|part| said.contains(part)),
-            "{line}: {said}"
-        );
+        assert!(parts.iter().all(|part| log.contains(part)), "{line}: {log}");
     }
     // One of several processes.
     let place = [("RANK", "0"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "0")];
     let output = run("fit --stage 1").envs(place).output().unwrap();
     assert!(
-        said(&output).contains("cannot be loaded"),
+        stdout_and_stderr(&output).contains("cannot be loaded"),
         "{}",
-        said(&output)
+        stdout_and_stderr(&output)
     );
-    // The doctor's verdict is that of the commands.
+    // `ctseg doctor` agrees with the other commands.
     for (line, code) in [
         ("doctor --quick", 1),
         ("doctor --quick --device libtorch", 0),
     ] {
         let output = run(line).output().unwrap();
-        let said = said(&output);
-        assert!(said.contains("cannot be loaded"), "{said}");
-        assert_eq!(output.status.code(), Some(code), "{line}: {said}");
+        let log = stdout_and_stderr(&output);
+        assert!(log.contains("cannot be loaded"), "{log}");
+        assert_eq!(output.status.code(), Some(code), "{line}: {log}");
     }
-    // Hidden, GPUs are none of its business.
+    // With hidden GPUs the library is not needed.
     let mut hidden =
         run("bench --seconds 0.01 --network unet2d --widths 4,8 --size 16,16 --batch 1");
     let output = hidden.env("CUDA_VISIBLE_DEVICES", "-1").output().unwrap();
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", stdout_and_stderr(&output));
 }
 
-/// Its kernels and hooks are then those of a program that it is bound to.
+/// Its kernels and hooks are registered as in a program linked with it.
 #[test]
-fn loaded_late_it_is_registered_as_if_bound() {
-    if !is_there() {
+fn libtorch_cuda_loaded_at_run_time_registers_its_kernels() {
+    if !load_cuda_library() {
         return;
     }
     assert!(cuda_is_loaded());

@@ -1,4 +1,4 @@
-//! `ctseg doctor` on machines that are wrong in one way each: made up below a folder, or made so where that is allowed.
+//! `ctseg doctor` on machines with one fault each: simulated below a folder, or real where permissions allow it.
 
 use crate::common;
 mod disks;
@@ -6,27 +6,27 @@ mod gpus;
 mod machines;
 #[cfg(not(feature = "libtorch"))] // once is enough
 mod servers;
-mod things;
+mod settings;
 
 use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
 
-/// What a doctor said.
-struct Said {
+/// The output of `ctseg doctor --json`.
+struct Report {
     code: i32,
     checks: Vec<Value>,
     state: String,
 }
 
-impl Said {
-    /// Runs `command`, a `ctseg doctor --json`, to its end.
-    fn by(command: &mut Command) -> Self {
+impl Report {
+    /// Runs `command`, a `ctseg doctor --json`.
+    fn run(command: &mut Command) -> Self {
         let output = command.output().unwrap();
-        let told = String::from_utf8_lossy(&output.stdout);
-        let value: Value = serde_json::from_str(&told)
-            .unwrap_or_else(|_| panic!("{told}\n{}", String::from_utf8_lossy(&output.stderr)));
+        let stdout = String::from_utf8_lossy(&output.stdout);
+        let value: Value = serde_json::from_str(&stdout)
+            .unwrap_or_else(|_| panic!("{stdout}\n{}", String::from_utf8_lossy(&output.stderr)));
         Self {
             code: output.status.code().unwrap(),
             checks: value["checks"].as_array().unwrap().clone(),
@@ -54,8 +54,8 @@ impl Said {
         )
     }
 
-    /// That nothing else is wrong than the checks of these names.
-    fn wrong_only(&self, checks: &[&str]) {
+    /// Asserts that exactly these checks found a fault.
+    fn assert_faults(&self, checks: &[&str]) {
         let wrong = self.checks.iter().filter(|one| one["state"] == "fault");
         let names: Vec<&str> = wrong.map(|one| one["check"].as_str().unwrap()).collect();
         assert_eq!(names, checks, "{:#?}", self.checks);
@@ -69,7 +69,7 @@ impl Said {
     }
 }
 
-/// `ctseg --json doctor` in `folder`, without what jobs and proxies of this machine set.
+/// `ctseg --json doctor` in `folder`, without this machine's variables of jobs and proxies.
 fn doctor(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = common::ctseg(folder, &["--json", "doctor"]);
     command.args(arguments);
@@ -90,8 +90,8 @@ fn doctor(folder: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-/// Contains every one of `parts`.
-fn says(text: &str, parts: &[&str]) {
+/// Asserts that `text` contains all `parts`.
+fn assert_contains(text: &str, parts: &[&str]) {
     for part in parts {
         assert!(text.contains(part), "no '{part}' in: {text}");
     }

@@ -1,4 +1,4 @@
-//! Several models that look at a volume together.
+//! Ensembles of several models.
 
 use crate::common;
 
@@ -17,7 +17,7 @@ use ctseg_image::resample::{Interpolation, resample_array, restore_exclusive};
 use ctseg_image::space::{Orientation, VoxelBox};
 use ndarray::Array4;
 
-/// A single-stage model of its own widths and spacing.
+/// A single-stage model with these widths and this spacing.
 fn single(model: &Path, spacing: &str, widths: &str) {
     let recipe = small_recipe("single", &[spacing, widths, "train_folds=[0]"]);
     publish_random(model, &recipe, &[&[]]);
@@ -44,7 +44,7 @@ fn logits_are_averaged_on_the_first_models_grid() {
         .unwrap();
     assert_eq!((report.roi, report.views), (None, 2));
 
-    // By hand: each model alone, the second one's logits brought onto the first one's grid.
+    // By hand: each model separately, the second one's logits resampled to the first one's grid.
     let whole = VoxelBox::whole(volume.grid.reoriented(Orientation::RAS).shape);
     let mut sum: Option<Array4<f32>> = None;
     let mut common_grid = None;
@@ -55,11 +55,11 @@ fn logits_are_averaged_on_the_first_models_grid() {
         let input = network_input(&stage.recipe, &volume, &grid, None).unwrap();
         let logits = stage.logits(input.view(), &|_| Ok(())).unwrap();
         let [z, y, x] = onto.shape_zyx();
-        let mut brought = Array4::zeros((2, z, y, x));
-        for (mut to, from) in brought.outer_iter_mut().zip(logits.outer_iter()) {
+        let mut resampled = Array4::zeros((2, z, y, x));
+        for (mut to, from) in resampled.outer_iter_mut().zip(logits.outer_iter()) {
             to.assign(&resample_array(from, &grid, &onto, Interpolation::Linear).unwrap());
         }
-        sum = Some(sum.map_or(brought.clone(), |sum| sum + &brought));
+        sum = Some(sum.map_or(resampled.clone(), |sum| sum + &resampled));
     }
     let mean = sum.unwrap() / 2.0;
     let grid = common_grid.unwrap();
@@ -79,12 +79,12 @@ fn logits_are_averaged_on_the_first_models_grid() {
             .unwrap()
             .segment(&volume, &|_, _| Ok(()))
             .unwrap();
-        assert!(alone.data != found.data, "one model alone decided");
+        assert!(alone.data != found.data, "only one model was used");
     }
 }
 
 #[test]
-fn all_look_where_any_first_stage_found_something() {
+fn the_region_is_the_union_of_all_first_stages() {
     let folder = tempfile::tempdir().unwrap();
     let sample = concat!(
         env!("CARGO_MANIFEST_DIR"),
@@ -92,7 +92,7 @@ fn all_look_where_any_first_stage_found_something() {
     );
     let volume = read_volume(Path::new(sample)).unwrap().volume;
     let compute = common::compute();
-    // Thresholds that only few voxels of each model reach.
+    // Thresholds that few voxels of each model reach.
     let [a, b] = [12.0, 17.0].map(|side: f64| {
         let model = folder.path().join(format!("{side}"));
         let spacing = format!("spacing_mm=[{side:?}, {side:?}, {side:?}]");
@@ -122,13 +122,16 @@ fn all_look_where_any_first_stage_found_something() {
     let (_, report) = cascade.segment(&volume, &|_, _| Ok(())).unwrap();
     let ras = volume.grid.reoriented(Orientation::RAS);
     let joined = regions[0].union(&regions[1]);
-    assert!(regions[0] != regions[1], "{regions:?}: nothing to join");
+    assert!(
+        regions[0] != regions[1],
+        "{regions:?}: the regions are the same"
+    );
     let expected = ctseg_core::inference::roi::map_box(&joined, &ras, &volume.grid).unwrap();
     assert_eq!(report.roi, Some(expected));
 }
 
 #[test]
-fn the_same_model_twice_is_that_model() {
+fn the_same_model_twice_gives_its_own_result() {
     let folder = tempfile::tempdir().unwrap();
     random_model(&folder.path().join("model"), &["roi.threshold=0.5"]);
     single(
@@ -162,7 +165,7 @@ fn the_same_model_twice_is_that_model() {
             .all(|used| used.sha256 == one.model_sha256)
     );
 
-    // Both kinds of model together; kept when run again, not when the models change.
+    // Single-stage and two-stage models; cases are kept when run again, unless the models change.
     let kept = |models: &[&str]| {
         let output = predict(models, "mixed", 0);
         stderr(&output) + &String::from_utf8_lossy(&output.stdout)
@@ -205,10 +208,10 @@ fn models_of_other_structures_are_refused_in_one_line() {
         "--model",
         "b",
     ];
-    let said = stderr(&run(folder.path(), &arguments, 1));
+    let log = stderr(&run(folder.path(), &arguments, 1));
     assert!(
-        said.contains("same structures") && said.contains("kidney"),
-        "{said}"
+        log.contains("same structures") && log.contains("kidney"),
+        "{log}"
     );
-    assert_eq!(said.trim().lines().count(), 1, "{said}");
+    assert_eq!(log.trim().lines().count(), 1, "{log}");
 }

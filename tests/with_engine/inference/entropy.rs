@@ -1,4 +1,4 @@
-//! Maps of entropies, through the binary, against NumPy on the probabilities of the same run.
+//! Entropy maps, through the binary, against NumPy on the probabilities of the same run.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 const IMAGE: &str = "data/images/phantom_000.nii.gz";
 
-/// A model of random weights that works slice by slice (`single`) or on patches (`refine`).
+/// A model with random weights, for slices (`single`) or patches (`refine`).
 fn model(path: &Path, stage: &str, outputs: &str, spacing: &str) {
     let outputs = format!("outputs={outputs}");
     let loss = match outputs.ends_with("exclusive") {
@@ -44,7 +44,7 @@ fn counts(folder: &Path, arguments: &[&str]) -> (usize, usize) {
 
 fn check_with_numpy(folder: &Path, outputs: &str) {
     let Some(python) = std::env::var_os("CTSEG_TEST_PYTHON") else {
-        println!("the comparison is left out: CTSEG_TEST_PYTHON names no Python with nibabel");
+        println!("skipping the comparison: CTSEG_TEST_PYTHON names no Python with nibabel");
         return;
     };
     let output = Command::new(python)
@@ -57,7 +57,7 @@ fn check_with_numpy(folder: &Path, outputs: &str) {
 }
 
 #[test]
-fn entropies_are_numpys_and_change_no_label() {
+fn entropies_match_numpy_and_do_not_change_labels() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     phantoms(&here.join("data"), 1, 0);
@@ -66,7 +66,7 @@ fn entropies_are_numpys_and_change_no_label() {
             let [a, b] = ["a", "b"].map(|name| format!("{outputs}-{stage}-{name}"));
             model(&here.join(&a), stage, outputs, "spacing_mm=[9.0, 8.0, 7.0]");
             model(&here.join(&b), stage, outputs, "spacing_mm=[8.0, 9.0, 9.0]");
-            // Several models that look at mirror images too; or one alone.
+            // Two models with test-time augmentation, or one model without.
             let more = match stage {
                 "single" => vec!["--model", &a, "--model", &b, "--tta"],
                 _ => vec!["--model", &a],
@@ -87,7 +87,7 @@ fn entropies_are_numpys_and_change_no_label() {
 }
 
 #[test]
-fn a_map_that_is_missing_or_damaged_is_made_again_and_one_that_nobody_wants_goes() {
+fn missing_and_damaged_maps_are_written_again_and_unrequested_ones_removed() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     phantoms(&here.join("data"), 1, 0);
@@ -104,7 +104,7 @@ fn a_map_that_is_missing_or_damaged_is_made_again_and_one_that_nobody_wants_goes
     let written = &sidecar["written"]["phantom_000_entropy.nii.gz"];
     assert_eq!(written["bytes"], whole.len());
     assert!(sidecar["seconds"].as_f64().is_some());
-    // Whole and wanted, or whole and not asked for: nothing to do.
+    // A valid map is kept, requested or not.
     assert_eq!(counts(here, &wanted), (0, 1));
     assert_eq!(counts(here, &[]), (0, 1));
     fs::remove_file(&map).unwrap();
@@ -115,9 +115,9 @@ fn a_map_that_is_missing_or_damaged_is_made_again_and_one_that_nobody_wants_goes
     fs::write(&map, damaged).unwrap();
     assert_eq!(counts(here, &wanted), (1, 0));
     assert!(fs::read(&map).unwrap() == whole);
-    // It is no volume that is to be segmented, and no label map.
-    let said = stderr(&run(here, &["predict", "predictions"], 1));
-    assert!(said.contains("no volume found"), "{said}");
+    // An entropy map is neither an input volume nor a label map.
+    let log = stderr(&run(here, &["predict", "predictions"], 1));
+    assert!(log.contains("no volume found"), "{log}");
     let compared = run(
         here,
         &["evaluate", "predictions", "data/labels", "--json"],
@@ -128,7 +128,7 @@ fn a_map_that_is_missing_or_damaged_is_made_again_and_one_that_nobody_wants_goes
         (&compared["cases"], &compared["failed"]),
         (&1.into(), &serde_json::json!([]))
     );
-    // Made anew without it, the label map has no map of another run beside it.
+    // Predicted again without entropy, no map of the earlier run is left.
     assert_eq!(counts(here, &["--overwrite"]), (1, 0));
     assert!(!map.exists());
 }

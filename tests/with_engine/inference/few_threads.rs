@@ -1,4 +1,4 @@
-//! Few threads, or none: the limit of processes (`ulimit -u`) holds for users other than root, who can be played by root.
+//! Few or no threads: the process limit (`ulimit -u`) applies to users other than root; root can run as such a user.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -6,17 +6,17 @@ use std::process::{Command, Output};
 use crate::common::batches::{batch, files};
 use crate::common::run;
 
-/// A user who has no other processes.
+/// A user without other processes.
 const USER: &str = "64998";
 
-/// Whether this is root, with what it takes to be somebody else.
-fn can_be_another() -> bool {
+/// Whether this is root with `setpriv`, to run as another user.
+fn can_change_user() -> bool {
     let root = Command::new("id").arg("-u").output();
     let root = root.is_ok_and(|output| output.stdout == b"0\n");
     root && Command::new("setpriv").arg("--version").output().is_ok()
 }
 
-/// `ctseg predict` of a user that may have so many processes and threads; 124 where it takes longer than a minute.
+/// `ctseg` run by a user limited to `limit` processes and threads; exit code 124 after more than a minute.
 fn limited(folder: &Path, limit: u32, arguments: &str) -> Output {
     let shell = format!("ulimit -u {limit}; exec timeout -k 5 60 ./ctseg {arguments}");
     let mut command = Command::new("setpriv");
@@ -28,9 +28,9 @@ fn limited(folder: &Path, limit: u32, arguments: &str) -> Output {
 }
 
 #[test]
-fn commands_end_in_order_with_few_threads_or_none() {
-    if !can_be_another() {
-        println!("left out: needs root and setpriv");
+fn commands_succeed_or_fail_cleanly_with_few_threads() {
+    if !can_change_user() {
+        println!("skipped: needs root and setpriv");
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -48,13 +48,13 @@ fn commands_end_in_order_with_few_threads_or_none() {
         0,
     );
     let mut whole = 0;
-    // `timeout` is one of them, ctseg's own thread another.
+    // The limit includes `timeout` and ctseg's main thread.
     for limit in [2, 3, 4, 5, 7, 12] {
         let out = format!("out{limit}");
         let arguments = format!("predict images -o {out} --device flex");
         let output = limited(folder.path(), limit, &arguments);
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(!said.contains("panicked"), "{limit}: {said}");
+        let log = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!log.contains("panicked"), "{limit}: {log}");
         match output.status.code() {
             Some(0) => {
                 whole += 1;
@@ -66,17 +66,17 @@ fn commands_end_in_order_with_few_threads_or_none() {
                     assert!(a == b, "{name} with {limit} processes");
                 }
             }
-            Some(1) => assert!(said.contains("cannot start a thread"), "{limit}: {said}"),
-            code => panic!("{limit}: exit code {code:?}: {said}"),
+            Some(1) => assert!(log.contains("cannot start a thread"), "{limit}: {log}"),
+            code => panic!("{limit}: exit code {code:?}: {log}"),
         }
     }
-    // One thread to compute with is enough.
+    // One compute thread is enough.
     assert!(whole >= 4, "{whole}");
     let fit = limited(folder.path(), 2, "fit --stage 1 --epochs 1");
-    let said = String::from_utf8_lossy(&fit.stderr).into_owned();
-    assert_eq!(fit.status.code(), Some(1), "{said}");
+    let log = String::from_utf8_lossy(&fit.stderr).into_owned();
+    assert_eq!(fit.status.code(), Some(1), "{log}");
     assert!(
-        said.contains("cannot start a thread") && !said.contains("panicked"),
-        "{said}"
+        log.contains("cannot start a thread") && !log.contains("panicked"),
+        "{log}"
     );
 }

@@ -1,5 +1,5 @@
-//! Batches with files that would be waited for, that have no end, that lead elsewhere, or whose names are meant to be
-//! read as something else: each costs itself alone. The model has random weights.
+//! Batches with FIFOs, endless files, links that lead elsewhere, and misleading file names: only those files fail. The
+//! model has random weights.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -20,7 +20,7 @@ fn fifo(path: &Path) {
     mkfifoat(CWD, path, Mode::RUSR | Mode::WUSR).unwrap();
 }
 
-/// How many cases were written and failed, and what was said about them.
+/// Numbers of cases written and failed, and the log.
 fn predicted(folder: &Path, arguments: &[&str], code: i32) -> ([usize; 2], String) {
     let arguments = [&["predict", "-o", "out", "--json"], arguments].concat();
     let output = run(folder, &arguments, code);
@@ -30,36 +30,36 @@ fn predicted(folder: &Path, arguments: &[&str], code: i32) -> ([usize; 2], Strin
 }
 
 #[test]
-fn a_fifo_and_a_device_in_a_list_cost_themselves_alone() {
+fn a_fifo_and_a_device_in_a_list_do_not_affect_other_cases() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     random_model(&at("model"), &[]);
     write(&at("good.nii"));
     fifo(&at("fifo.nii"));
     fs::write(at("list.txt"), "fifo.nii\n/dev/zero\ngood.nii\n").unwrap();
-    let (counts, said) = predicted(folder.path(), &["@list.txt"], 3);
-    assert_eq!(counts, [1, 2], "{said}");
+    let (counts, log) = predicted(folder.path(), &["@list.txt"], 3);
+    assert_eq!(counts, [1, 2], "{log}");
     for (path, kind) in [("fifo.nii", "FIFO"), ("/dev/zero", "device")] {
         let problem = format!("{path}: cannot read: is a {kind}; expected a regular file");
-        assert!(said.contains(&problem), "{said}");
+        assert!(log.contains(&problem), "{log}");
     }
 }
 
 #[test]
-fn what_lies_in_the_place_of_a_sidecar_is_neither_waited_for_nor_read_whole() {
+fn a_fifo_or_a_huge_file_in_place_of_a_sidecar_is_replaced() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     random_model(&at("model"), &[]);
     write(&at("in/v.nii"));
     fifo(&at("in/v.json"));
-    let (counts, said) = predicted(folder.path(), &["in"], 0);
-    assert_eq!(counts, [1, 0], "{said}");
+    let (counts, log) = predicted(folder.path(), &["in"], 0);
+    assert_eq!(counts, [1, 0], "{log}");
     fs::remove_file(at("in/v.json")).unwrap();
-    // More than is in memory at any time; it takes no space on disk.
+    // A sparse file, larger than memory.
     let huge = fs::File::create(at("in/v.json")).unwrap();
     huge.set_len(64 << 30).unwrap();
-    let (counts, said) = predicted(folder.path(), &["in", "--overwrite"], 0);
-    assert_eq!(counts, [1, 0], "{said}");
+    let (counts, log) = predicted(folder.path(), &["in", "--overwrite"], 0);
+    assert_eq!(counts, [1, 0], "{log}");
 }
 
 #[test]
@@ -79,24 +79,24 @@ fn links_are_not_followed_out_of_the_output_folder() {
         assert_eq!((entries.len(), text.as_str()), (1, "precious"));
     };
     for more in [&["in", "--split"][..], &["in", "--split", "--overwrite"]] {
-        let (counts, said) = predicted(folder.path(), more, 3);
-        assert_eq!(counts[1], 1, "{said}");
-        assert!(said.contains("out/v: is a link that leads out"), "{said}");
+        let (counts, log) = predicted(folder.path(), more, 3);
+        assert_eq!(counts[1], 1, "{log}");
+        assert!(log.contains("out/v: is a link that leads out"), "{log}");
         untouched();
     }
     assert!(at("out/w/liver.nii.gz").exists() && !at("out/v.nii").exists());
-    // A sidecar that lies about what an earlier run left behind.
-    let begun =
+    // A sidecar with false entries about files of an earlier run.
+    let started =
         r#"{"state":"writing","input":"v","ctseg_version":"0","files":["v.nii","v/liver.nii.gz"]}"#;
-    fs::write(at("out/v.json"), begun).unwrap();
-    let (counts, said) = predicted(folder.path(), &["in"], 0);
-    assert_eq!(counts[1], 0, "{said}");
+    fs::write(at("out/v.json"), started).unwrap();
+    let (counts, log) = predicted(folder.path(), &["in"], 0);
+    assert_eq!(counts[1], 0, "{log}");
     assert!(at("out/v.nii").exists());
     untouched();
 }
 
 #[test]
-fn names_forge_no_lines_and_no_formulas() {
+fn names_cannot_forge_log_lines_or_formulas() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     random_model(&at("model"), &[]);
@@ -106,9 +106,9 @@ fn names_forge_no_lines_and_no_formulas() {
     fs::write(at("in/a\nerror: forged line.nii"), "no volume").unwrap();
     let arguments = ["predict", "in", "-o", "o\nut", "--statistics"];
     let output = run(folder.path(), &arguments, 3);
-    let (said, shown) = (stderr(&output), String::from_utf8(output.stdout).unwrap());
-    assert!(said.contains(r"in/a\nerror: forged line.nii: "), "{said}");
-    for text in [said, shown] {
+    let (log, shown) = (stderr(&output), String::from_utf8(output.stdout).unwrap());
+    assert!(log.contains(r"in/a\nerror: forged line.nii: "), "{log}");
+    for text in [log, shown] {
         assert!(!text.contains('\u{1b}'), "{text}");
         let mut lines = text.lines();
         assert!(!lines.any(|line| line.starts_with("error: forged") || line.starts_with("ut")));

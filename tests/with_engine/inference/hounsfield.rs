@@ -1,4 +1,4 @@
-//! Volumes whose values are no Hounsfield units: segmented with a warning, or brought to them.
+//! Volumes whose values are not Hounsfield units: segmented with a warning, or rescaled.
 
 use std::path::Path;
 
@@ -15,7 +15,7 @@ fn raw(path: &Path) {
 }
 
 #[test]
-fn other_values_are_warned_of_and_brought_to_hounsfield_units() {
+fn other_values_give_a_warning_and_can_be_rescaled_to_hounsfield_units() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     batch(folder.path(), 1);
@@ -24,14 +24,14 @@ fn other_values_are_warned_of_and_brought_to_hounsfield_units() {
         let arguments = [&["predict", input, "-o", "out"], more].concat();
         stderr(&run(folder.path(), &arguments, 0))
     };
-    let said = predict("images", &[]);
-    let about_hu = said.lines().filter(|line| line.contains("Hounsfield"));
+    let log = predict("images", &[]);
+    let about_hu = log.lines().filter(|line| line.contains("Hounsfield"));
     let about_hu: Vec<&str> = about_hu.collect();
     assert!(
         about_hu.len() == 1
             && about_hu[0].contains("warning")
             && about_hu[0].contains("images/raw.nii.gz"),
-        "{said}"
+        "{log}"
     );
     let labels = |case: &str| read_labels(&at(&format!("out/{case}.nii.gz"))).unwrap().1;
     let sidecar = |case: &str| json(&at(&format!("out/{case}.json")));
@@ -43,11 +43,11 @@ fn other_values_are_warned_of_and_brought_to_hounsfield_units() {
     );
     assert!(sidecar("case_00")["rescale_hu"].is_null());
     assert_ne!(labels("raw").data, labels("case_00").data);
-    // The same volume, made again because it is read otherwise.
-    let said = predict("images/raw.nii.gz", &["--rescale-hu", "auto"]);
+    // The same volume, predicted again because it is read differently.
+    let log = predict("images/raw.nii.gz", &["--rescale-hu", "auto"]);
     assert!(
-        said.contains("converted to HU: 1024 subtracted") && !said.contains("Hounsfield"),
-        "{said}"
+        log.contains("converted to HU: 1024 subtracted") && !log.contains("Hounsfield"),
+        "{log}"
     );
     assert_eq!(labels("raw").data, labels("case_00").data);
     assert_eq!(sidecar("raw")["rescale_hu"], "auto");
@@ -58,7 +58,7 @@ fn other_values_are_warned_of_and_brought_to_hounsfield_units() {
     assert_eq!(
         std::fs::read(at("out/raw.json")).unwrap(),
         before,
-        "it was kept"
+        "it was not kept"
     );
     predict("images/raw.nii.gz", &["--rescale-hu", "-1024,1"]);
     assert_eq!(sidecar("raw")["rescale_hu"], "-1024,1");
@@ -66,19 +66,19 @@ fn other_values_are_warned_of_and_brought_to_hounsfield_units() {
 }
 
 #[test]
-fn models_of_other_images_hold_nothing_to_hounsfield_units() {
+fn models_of_other_modalities_do_not_expect_hounsfield_units() {
     let folder = tempfile::tempdir().unwrap();
     raw(&folder.path().join("raw.nii.gz"));
     random_model(
         &folder.path().join("model"),
         &["normalisation={kind=\"z_score\"}"],
     );
-    let said = stderr(&run(
+    let log = stderr(&run(
         folder.path(),
         &["predict", "raw.nii.gz", "-o", "out"],
         0,
     ));
-    assert!(!said.contains("Hounsfield"), "{said}");
+    assert!(!log.contains("Hounsfield"), "{log}");
     let arguments = ["predict", "raw.nii.gz", "-o", "out", "--rescale-hu", "auto"];
     let refused = stderr(&run(folder.path(), &arguments, 2));
     assert!(refused.contains("--rescale-hu is for CT"), "{refused}");

@@ -1,5 +1,4 @@
-//! What `predict` takes for its inputs: names of any bytes, numbered names, pairs that clash, datasets. Models have
-//! random weights.
+//! Inputs of `predict`: names of any bytes, numbered names, name clashes, datasets. Models have random weights.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -16,7 +15,7 @@ fn write(path: &Path) {
     write_volume(path, &ball(0, small_grid()), VoxelType::I16).unwrap();
 }
 
-/// Label maps below `folder` as bytes, without masks.
+/// Names of the label maps in `folder` as bytes, without masks.
 fn maps(folder: &Path) -> BTreeSet<Vec<u8>> {
     let entries = folder.read_dir().unwrap().map(|entry| entry.unwrap());
     let files = entries.filter(|entry| entry.path().is_file());
@@ -26,7 +25,7 @@ fn maps(folder: &Path) -> BTreeSet<Vec<u8>> {
         .collect()
 }
 
-/// How many cases were written, kept and failed.
+/// Numbers of cases written, kept and failed.
 fn counts(folder: &Path, arguments: &[&str], code: i32) -> [usize; 3] {
     let arguments = [&["predict"], arguments, &["--json"]].concat();
     let summary: Value = serde_json::from_slice(&run(folder, &arguments, code).stdout).unwrap();
@@ -46,7 +45,7 @@ const NAMES: [&[u8]; 9] = [
     b"b.nii.gz",
 ];
 
-/// Those of the label maps, without the pair that clashes.
+/// The names of the label maps, without the pair that clashes.
 const MAPS: [&[u8]; 7] = [
     b"M\xfcller.nii.gz",
     b"M\xf6ller.nii.gz",
@@ -61,7 +60,7 @@ fn expected() -> BTreeSet<Vec<u8>> {
     MAPS.iter().map(|name| name.to_vec()).collect()
 }
 
-/// Volumes of these names, and a model.
+/// Writes volumes with these names, and a model.
 fn prepared(folder: &Path) {
     random_model(&folder.join("model"), &[]);
     std::fs::create_dir_all(folder.join("in/x.nii")).unwrap();
@@ -71,7 +70,7 @@ fn prepared(folder: &Path) {
 }
 
 #[test]
-fn every_volume_of_a_folder_is_a_case_whatever_its_name() {
+fn every_volume_of_a_folder_is_a_case_regardless_of_its_name() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     prepared(folder.path());
@@ -101,12 +100,12 @@ fn every_volume_of_a_folder_is_a_case_whatever_its_name() {
         table.contains("\nM\\xFCller,") && table.contains("\nM\\xF6ller,"),
         "{table}"
     );
-    // All is whole, and is found again.
+    // Run again, everything is kept.
     assert_eq!(counts(folder.path(), &wanted, 3), [0, 7, 2]);
 }
 
 #[test]
-fn cases_that_are_shared_are_told_apart_by_any_name_and_their_masks_are_compared() {
+fn claims_and_evaluation_work_with_names_of_any_bytes() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     prepared(folder.path());
@@ -123,7 +122,7 @@ fn cases_that_are_shared_are_told_apart_by_any_name_and_their_masks_are_compared
         (&found["cases"], &found["mean"]["dice"]),
         (&json!(7), &json!(1.0))
     );
-    // Masks alone are compared, too.
+    // Also with masks only.
     let masks = [
         "in/v_0000.nii",
         "in/v_0001.nii",
@@ -144,7 +143,7 @@ fn cases_that_are_shared_are_told_apart_by_any_name_and_their_masks_are_compared
         (&found["cases"], &found["mean"]["dice"]),
         (&json!(2), &json!(1.0))
     );
-    // By a pattern, and by a name as the shell gives it.
+    // By a pattern, and by a name from the shell.
     assert_eq!(
         counts(folder.path(), &["in/M*.nii.gz", "-o", "matched"], 0),
         [2, 0, 0]
@@ -158,7 +157,7 @@ fn cases_that_are_shared_are_told_apart_by_any_name_and_their_masks_are_compared
 }
 
 #[test]
-fn of_a_dataset_the_images_are_segmented_and_their_label_maps_find_its_cases() {
+fn the_images_of_a_dataset_are_segmented_and_matched_with_its_cases() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     random_model(&at("model"), &[]);
@@ -180,9 +179,9 @@ fn of_a_dataset_the_images_are_segmented_and_their_label_maps_find_its_cases() {
             &["predict", dataset, "-o", "out", "--overwrite"],
             0,
         );
-        let said = stderr(&output);
+        let log = stderr(&output);
         let note = format!("{dataset}: dataset ({layout}); segmenting its 2 images");
-        assert!(said.contains(&note), "{said}");
+        assert!(log.contains(&note), "{log}");
         let expected = ["s0001.nii.gz", "s0002.nii.gz"].map(|name| name.as_bytes().to_vec());
         assert_eq!(maps(&at("out")), BTreeSet::from(expected));
         run(folder.path(), &["evaluate", "out", dataset, "-o", "ev"], 0);
@@ -191,7 +190,7 @@ fn of_a_dataset_the_images_are_segmented_and_their_label_maps_find_its_cases() {
             json!([])
         );
     }
-    // One of them alone, too.
+    // Also one image of the dataset.
     run(
         folder.path(),
         &["predict", "total/s0002/ct.nii.gz", "-o", "one"],

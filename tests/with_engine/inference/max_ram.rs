@@ -1,4 +1,4 @@
-//! A limit of memory: kept to where it can be; what cannot be made within it fails with the figure that would do.
+//! Memory limits: cases that need more fail with the required amount.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use ctseg_image::space::{Grid, Volume};
 use ndarray::Array3;
 use serde_json::Value;
 
-/// A volume of some size with something in it.
+/// A volume of this shape with varying values.
 fn volume(path: &Path, shape: [usize; 3]) {
     let grid = Grid::with_spacing(shape, [2.0, 2.0, 2.0]);
     let [z, y, x] = grid.shape_zyx();
@@ -23,18 +23,18 @@ fn peak_mb(sidecar: &Path) -> f64 {
     read["peak_memory_mb"].as_f64().unwrap()
 }
 
-/// What the message says would do for the volume with this name, in MB.
+/// The required memory that the message gives for this volume, in MB.
 fn least(message: &str, name: &str) -> u64 {
-    let needed = message.split(&format!("{name}: needs ")).nth(1);
-    let needed = needed.unwrap_or_else(|| panic!("nothing of {name}: {message}"));
+    let needed = message.split(&format!("{name}: needs at least ")).nth(1);
+    let needed = needed.unwrap_or_else(|| panic!("no line for {name}: {message}"));
     needed.split('M').next().unwrap().parse().unwrap()
 }
 
 #[test]
-fn what_is_made_of_probabilities_is_counted_and_the_limit_kept() {
+fn probability_outputs_count_towards_the_limit() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
-    // A fine volume and a coarse model: all of it is one portion, and would be restored at once.
+    // A fine volume and a coarse model: it is one chunk, and would be resampled at once.
     volume(&here.join("scans/fine.nii.gz"), [250, 240, 220]);
     let set = [
         "region=whole",
@@ -48,7 +48,7 @@ fn what_is_made_of_probabilities_is_counted_and_the_limit_kept() {
     ];
     publish_random(&here.join("model"), &small_recipe("refine", &set), &[&[]]);
     let predict = |limit: &str, out: &str, more: &[&str], code| {
-        // Of more threads each would need room for lines of its own, and that would hide the difference.
+        // More threads need more buffers, which would hide the difference.
         let arguments = [
             "predict",
             "scans",
@@ -61,12 +61,13 @@ fn what_is_made_of_probabilities_is_counted_and_the_limit_kept() {
         ];
         run(here, &[&arguments[..], more].concat(), code)
     };
-    let told = ["--save-entropy", "--save-probabilities=f16"];
-    let least = |told: &[&str]| least(&stderr(&predict("30M", "none", told, 1)), "fine.nii.gz");
-    let (plain, enough) = (least(&[]), least(&told));
+    let outputs = ["--save-entropy", "--save-probabilities=f16"];
+    let least =
+        |outputs: &[&str]| least(&stderr(&predict("30M", "none", outputs, 1)), "fine.nii.gz");
+    let (plain, enough) = (least(&[]), least(&outputs));
     assert!(enough > plain, "{enough} MB with them, {plain} MB without");
     let enough = enough + 4;
-    predict(&format!("{enough}M"), "just", &told, 0);
+    predict(&format!("{enough}M"), "just", &outputs, 0);
     let peak = peak_mb(&here.join("just/fine.json"));
     assert!(
         peak <= enough as f64,
@@ -78,13 +79,13 @@ fn what_is_made_of_probabilities_is_counted_and_the_limit_kept() {
 }
 
 #[test]
-fn a_limit_is_kept_or_refused_with_the_figure_that_would_do() {
+fn a_limit_is_kept_or_refused_with_the_required_amount() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     volume(&here.join("scans/large.nii.gz"), [110, 100, 90]);
     volume(&here.join("scans/small.nii.gz"), [40, 30, 30]);
     std::fs::write(here.join("scans/broken.nii.gz"), "no image").unwrap();
-    // 20 m on each side: fails by itself, and costs no other volume its place.
+    // 20 m on each side: fails without affecting other volumes.
     let untrue = Grid::with_spacing([20, 20, 20], [1000.0; 3]);
     let data = Array3::zeros((20, 20, 20));
     let path = here.join("scans/untrue.nii.gz");
@@ -106,7 +107,7 @@ fn a_limit_is_kept_or_refused_with_the_figure_that_would_do() {
             code,
         )
     };
-    // What cannot be brought to its end is not begun, and costs no other volume its place.
+    // A case that cannot finish is not started, and does not affect other volumes.
     let refused = stderr(&predict("30M", "none", 1));
     assert!(!here.join("none/small.nii.gz").exists());
     let [large, small] = ["large.nii.gz", "small.nii.gz"].map(|name| least(&refused, name));
@@ -114,7 +115,7 @@ fn a_limit_is_kept_or_refused_with_the_figure_that_would_do() {
     predict(&format!("{}M", small + 4), "some", 3);
     assert!(here.join("some/small.nii.gz").exists());
     assert!(!here.join("some/large.nii.gz").exists());
-    // A little more than the figure, which is taken anew in every process.
+    // A little more than the reported amount, which each process measures again.
     let enough = large + 4;
     predict(&format!("{enough}M"), "just", 3);
     let peak = peak_mb(&here.join("just/large.json"));
@@ -124,9 +125,9 @@ fn a_limit_is_kept_or_refused_with_the_figure_that_would_do() {
     );
     assert!(
         enough as f64 <= peak + 150.0,
-        "{peak} MB taken, {enough} MB asked for"
+        "{peak} MB used, {enough} MB required"
     );
-    // The same labels with as much as one likes.
+    // The same labels without a tight limit.
     predict("8G", "ample", 3);
     for name in ["large.nii.gz", "small.nii.gz"] {
         let [a, b] = ["just", "ample"].map(|out| std::fs::read(here.join(out).join(name)).unwrap());
@@ -134,8 +135,8 @@ fn a_limit_is_kept_or_refused_with_the_figure_that_would_do() {
     }
 }
 
-/// What `predict` asks for at least and what it then takes, in MB, of a volume in which stage 1 finds nothing.
-fn asked_and_taken(side: usize) -> [f64; 2] {
+/// The memory that `predict` requires, and its peak, in MB, for a volume in which stage 1 finds nothing.
+fn required_and_peak(side: usize) -> [f64; 2] {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     volume(&here.join("scans/case.nii.gz"), [side; 3]);
@@ -160,29 +161,32 @@ fn asked_and_taken(side: usize) -> [f64; 2] {
     let asked = least(&stderr(&predict("30M", 1)), "case.nii.gz");
     predict(&format!("{}M", asked + 4), 0);
     let sidecar = here.join("out/case.json");
-    let said = std::fs::read_to_string(&sidecar).unwrap();
-    assert!(said.contains("stage 1 found nothing"), "{said}");
+    let log = std::fs::read_to_string(&sidecar).unwrap();
+    assert!(log.contains("stage 1 found nothing"), "{log}");
     [asked as f64, peak_mb(&sidecar)]
 }
 
 #[test]
-fn little_more_is_asked_for_than_is_taken() {
-    let [asked, taken] = asked_and_taken(100);
-    assert!(taken <= asked + 4.0, "{asked} MB asked for, {taken} taken");
+fn the_required_memory_is_close_to_the_peak() {
+    let [required, peak] = required_and_peak(100);
+    assert!(
+        peak <= required + 4.0,
+        "{required} MB required, {peak} used"
+    );
     assert!(
         asked <= taken + 150.0,
-        "{asked} MB asked for, {taken} taken"
+        "{required} MB required, {peak} used"
     );
 }
 
-/// Minutes: `cargo test --test with_engine -- --ignored --nocapture asked_for`
+/// Minutes: `cargo test --test with_engine -- --ignored --nocapture required_memory`
 #[test]
 #[ignore = "takes minutes and gigabytes; prints what is asked for and taken"]
-fn what_is_asked_for_and_taken_by_size() {
+fn required_memory_and_peak_by_size() {
     println!("side  asked MB  taken MB  ratio");
     let mut wrong = Vec::new();
     for side in [32, 64, 128, 192, 256, 320, 384] {
-        let [asked, taken] = asked_and_taken(side);
+        let [required, peak] = required_and_peak(side);
         println!("{side:4}  {asked:8}  {taken:8}  {:.2}", asked / taken);
         let most = match side < 256 {
             true => taken + 150.0,

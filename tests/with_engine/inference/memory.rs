@@ -1,4 +1,4 @@
-//! Volumes that need more memory than there is, whatever their file's length: each fails alone, by its header.
+//! Volumes that need more memory than available, regardless of their file size: only they fail, and from the header.
 
 use std::fs::OpenOptions;
 use std::path::Path;
@@ -16,7 +16,7 @@ fn air(path: &Path, side: usize, spacing_mm: f64) {
     write_volume(path, &Volume { grid, data }, VoxelType::I16).unwrap();
 }
 
-/// Three small volumes, three of large and tiny voxels, and one whose header alone is true.
+/// Three small volumes, and volumes with very large extents or voxel counts.
 fn scans(folder: &Path) {
     for index in 0..3 {
         let grid = Grid::with_spacing([14, 14, 12], [6.0; 3]);
@@ -27,7 +27,7 @@ fn scans(folder: &Path) {
     air(&folder.join("b_tiny.nii"), 4, 1e-3);
     let wide = folder.join("c_wide.nii");
     air(&wide, 4, 10.0);
-    // 1500 × 1500 × 1000 voxels of 10 mm, all of them a hole in the file: (NIfTI-1, dim is at byte 40).
+    // 1500 × 1500 × 1000 voxels of 10 mm in a sparse file (NIfTI-1, dim is at byte 40).
     let mut header = std::fs::read(&wide).unwrap();
     for (axis, side) in [1500i16, 1500, 1000].into_iter().enumerate() {
         header[42 + 2 * axis..44 + 2 * axis].copy_from_slice(&side.to_le_bytes());
@@ -37,7 +37,7 @@ fn scans(folder: &Path) {
     file.set_len(352 + 1500 * 1500 * 1000 * 2).unwrap();
 }
 
-/// A model whose grid is fine enough for the large voxels to need more than any machine has.
+/// A model whose grid is so fine that the large volume exceeds the memory of any machine.
 fn model(folder: &Path) {
     let set = [
         "region=whole",
@@ -50,21 +50,21 @@ fn model(folder: &Path) {
     publish_random(folder, &small_recipe("refine", &set), &[&[]]);
 }
 
-/// How many label maps lie in a folder.
+/// The number of label maps in a folder.
 fn maps(folder: &Path) -> usize {
     files(folder, ".nii.gz").len() + files(folder, ".nii").len()
 }
 
-/// The line of a failure of the volume with this name.
-fn why(said: &str, name: &str) -> String {
+/// The line about the failure of this volume.
+fn failure_line(log: &str, name: &str) -> String {
     let about = format!("{name}: ");
-    let line = said.lines().find(|line| line.contains(&about));
-    line.unwrap_or_else(|| panic!("nothing of {name}: {said}"))
+    let line = log.lines().find(|line| line.contains(&about));
+    line.unwrap_or_else(|| panic!("no line for {name}: {log}"))
         .to_owned()
 }
 
 #[test]
-fn a_volume_that_memory_cannot_hold_fails_alone() {
+fn a_volume_that_exceeds_memory_does_not_affect_others() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     std::fs::create_dir(here.join("scans")).unwrap();
@@ -75,10 +75,10 @@ fn a_volume_that_memory_cannot_hold_fails_alone() {
         for _ in 0..2 {
             let arguments = [&["predict", "scans", "-o", out][..], limit].concat();
             let output = ctseg(here, &arguments).output().unwrap();
-            let said = stderr(&output);
-            assert_eq!(output.status.code(), Some(3), "{said}");
-            assert_eq!(maps(&here.join(out)), 4, "{said}");
-            let large = why(&said, "a_large.nii");
+            let log = stderr(&output);
+            assert_eq!(output.status.code(), Some(3), "{log}");
+            assert_eq!(maps(&here.join(out)), 4, "{log}");
+            let large = failure_line(&log, "a_large.nii");
             assert!(
                 large.contains("4 × 4 × 4 voxels become 3733 × 3733 × 3733"),
                 "{large}"
@@ -89,7 +89,7 @@ fn a_volume_that_memory_cannot_hold_fails_alone() {
                 limit.len() == 2,
                 "{large}"
             );
-            let wide = why(&said, "c_wide.nii");
+            let wide = failure_line(&log, "c_wide.nii");
             assert!(wide.contains("spans 15000 × 15000 × 10000 mm"), "{wide}");
             let failures = std::fs::read_to_string(here.join(out).join("failures.jsonl")).unwrap();
             assert_eq!(failures.lines().count(), 2, "{failures}");
@@ -100,7 +100,7 @@ fn a_volume_that_memory_cannot_hold_fails_alone() {
 }
 
 #[test]
-fn more_voxels_than_can_be_counted_are_refused() {
+fn voxel_counts_beyond_the_limit_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     std::fs::create_dir(here.join("scans")).unwrap();
@@ -117,14 +117,14 @@ fn more_voxels_than_can_be_counted_are_refused() {
     for limit in [&[][..], &["--max-ram", "1G"]] {
         let arguments = [&["predict", "scans", "-o", "out"][..], limit].concat();
         let output = ctseg(here, &arguments).output().unwrap();
-        let said = stderr(&output);
-        assert_eq!(output.status.code(), Some(1), "{said}");
-        let line = why(&said, "odd.nii");
+        let log = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{log}");
+        let line = failure_line(&log, "odd.nii");
         assert!(line.contains("56000 × 56000 × 56000 voxels"), "{line}");
     }
 }
 
-/// `ctseg predict` with an address space of so many bytes.
+/// `ctseg` with an address space of `bytes`.
 #[cfg(not(feature = "libtorch"))]
 fn with_address_space(folder: &Path, bytes: u64, arguments: &[&str]) -> std::process::Output {
     let kilobytes = bytes >> 10;
@@ -139,13 +139,13 @@ fn with_address_space(folder: &Path, bytes: u64, arguments: &[&str]) -> std::pro
 }
 
 #[test]
-#[cfg(not(feature = "libtorch"))] // whose libraries alone are mapped over gigabytes
-fn the_limit_of_the_address_space_counts() {
+#[cfg(not(feature = "libtorch"))] // whose libraries already map gigabytes
+fn the_address_space_limit_is_respected() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     std::fs::create_dir(here.join("scans")).unwrap();
     scans(&here.join("scans"));
-    // In 3 mm the large voxels take 3.3 GB for each of several arrays.
+    // At 3 mm the large volume takes 3.3 GB for each of several arrays.
     let set = [
         "region=whole",
         "prior=false",
@@ -156,10 +156,10 @@ fn the_limit_of_the_address_space_counts() {
     ];
     publish_random(&here.join("model"), &small_recipe("refine", &set), &[&[]]);
     let output = with_address_space(here, 4 << 30, &["predict", "scans", "-o", "out"]);
-    let said = stderr(&output);
-    assert_eq!(output.status.code(), Some(3), "{said}");
-    let large = why(&said, "a_large.nii");
+    let log = stderr(&output);
+    assert_eq!(output.status.code(), Some(3), "{log}");
+    let large = failure_line(&log, "a_large.nii");
     assert!(large.contains("933 × 933 × 933"), "{large}");
     assert!(large.contains("this process can use"), "{large}");
-    assert_eq!(maps(&here.join("out")), 4, "{said}");
+    assert_eq!(maps(&here.join("out")), 4, "{log}");
 }

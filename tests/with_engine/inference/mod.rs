@@ -2,12 +2,13 @@
 
 mod attention;
 mod batch;
+mod claims;
 #[cfg(all(feature = "libtorch", target_os = "linux", target_arch = "x86_64"))]
 mod cuda_library;
 mod doctor;
 mod ensemble;
 mod entropy;
-#[cfg(not(feature = "libtorch"))] // which other users may not be able to read
+#[cfg(not(feature = "libtorch"))] // other users may not be able to read libtorch
 mod few_threads;
 #[cfg(unix)]
 mod hostile;
@@ -17,7 +18,6 @@ mod max_ram;
 mod memory;
 mod outputs;
 mod overlapping;
-mod planes;
 mod predict;
-mod sharing;
+mod sliding_window;
 mod threshold;

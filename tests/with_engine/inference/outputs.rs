@@ -1,4 +1,4 @@
-//! What a prediction writes besides label maps: masks, chosen structures, statistics, pictures; and what it reads.
+//! Outputs besides label maps (masks, chosen structures, statistics, pictures), and inputs.
 
 use ctseg_report::pictures::Picture;
 
@@ -12,13 +12,13 @@ use ctseg_image::space::label_colour;
 use ctseg_report::pictures::preview;
 use serde_json::Value;
 
-/// Phantoms and a model of the structures liver (1) and spleen (300).
+/// Writes phantoms, and a model of the structures liver (1) and spleen (300).
 fn prepared(folder: &Path, phantom_count: usize) {
     phantoms(&folder.join("data"), phantom_count, 0);
     random_model(&folder.join("model"), &["roi.threshold=0.5"]);
 }
 
-/// How many cases were written and kept.
+/// Numbers of cases written and kept.
 fn counts(folder: &Path, arguments: &[&str]) -> (usize, usize) {
     let all = [
         &["predict", "data/images", "-o", "out", "--json"],
@@ -39,7 +39,7 @@ fn structures_in(map: &Path) -> Vec<u16> {
 }
 
 #[test]
-fn masks_statistics_and_pictures_are_written_and_made_again_when_they_are_gone() {
+fn missing_masks_statistics_and_pictures_are_written_again() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     prepared(folder, 2);
@@ -49,7 +49,7 @@ fn masks_statistics_and_pictures_are_written_and_made_again_when_they_are_gone()
     let names = read_label_names(&out.join("phantom_000.nii.gz")).unwrap();
     let known = [(1, "liver".to_owned()), (300, "spleen".to_owned())];
     assert_eq!(names, LabelNames::from(known));
-    // More is wanted than is there: the cases are made again, once.
+    // More outputs are requested than exist: the cases are predicted again, once.
     let more = ["--split", "--preview"];
     assert_eq!(counts(folder, &more), (2, 0));
     assert_eq!(counts(folder, &more), (0, 2));
@@ -64,7 +64,7 @@ fn masks_statistics_and_pictures_are_written_and_made_again_when_they_are_gone()
         assert!(fs::read(lost).unwrap() == whole, "{}", lost.display());
     }
     check_with_numpy(folder);
-    // The table is that of the folder, not of the last command.
+    // The table covers the folder, not the last command.
     fs::remove_file(out.join("statistics.csv")).unwrap();
     let one = ["predict", "data/images/phantom_000.nii.gz", "-o", "out"];
     run(folder, &one, 0);
@@ -87,7 +87,7 @@ fn check_with_numpy(folder: &Path) {
 }
 
 #[test]
-fn only_chosen_structures_are_written_and_what_is_left_over_goes() {
+fn only_chosen_structures_are_written_and_other_files_removed() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     prepared(folder, 1);
@@ -113,7 +113,7 @@ fn only_chosen_structures_are_written_and_what_is_left_over_goes() {
     let sidecar: Value =
         serde_json::from_slice(&fs::read(out.join("phantom_000.json")).unwrap()).unwrap();
     assert_eq!(sidecar["statistics"].as_object().unwrap().len(), 1);
-    // Masks alone; a second run knows that no label map is missing.
+    // Masks only; a second run does not expect a label map.
     let masks = ["--split", "--no-label-map"];
     assert_eq!(counts(folder, &masks), (1, 0));
     assert!(!out.join("phantom_000.nii.gz").exists());
@@ -123,15 +123,15 @@ fn only_chosen_structures_are_written_and_what_is_left_over_goes() {
     assert!(!out.join("phantom_000").exists());
     let wrong = |arguments: &[&str], expected: &str| {
         let all = [&["predict", "data/images", "-o", "out"], arguments].concat();
-        let said = stderr(&run(folder, &all, 2));
-        assert!(said.contains(expected), "{said}");
+        let log = stderr(&run(folder, &all, 2));
+        assert!(log.contains(expected), "{log}");
     };
     wrong(&["--structures", "spleen,heart"], "liver, spleen");
     wrong(&["--no-label-map"], "--split");
 }
 
 #[test]
-fn folders_below_folders_lists_and_channels_are_read_and_results_are_not() {
+fn nested_folders_lists_and_channels_are_inputs_and_results_are_not() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     prepared(folder, 1);
@@ -152,27 +152,27 @@ fn folders_below_folders_lists_and_channels_are_read_and_results_are_not() {
     };
     let all = ["in/out/a.nii.gz", "in/out/b.nii.gz", "in/out/case.nii.gz"];
     assert_eq!(predicted(&["in", "--split"]), all);
-    // What was written is no input, wherever it lies.
+    // Outputs are not inputs, wherever they are.
     assert_eq!(predicted(&["in"]), all);
     fs::rename(folder.join("in/out"), folder.join("in/old")).unwrap();
     assert_eq!(predicted(&["in"]), all);
     fs::write(folder.join("in/list.txt"), "# one\nb/ct.nii.gz\n").unwrap();
     assert_eq!(predicted(&["@in/list.txt"]), ["in/out/ct.nii.gz"]);
     fs::copy(&image, folder.join("in/b/case_0001.nii.gz")).unwrap();
-    // Another number is a case of its own, and what is there already keeps its name.
+    // Another channel number is a separate case, and existing outputs keep their names.
     let more = [&all[..], &["in/out/case_0001.nii.gz"]].concat();
     assert_eq!(predicted(&["in"]), more);
 }
 
 #[test]
-fn a_label_map_says_its_names_to_inspect_and_to_datasets_without_any() {
+fn names_in_a_label_map_are_used_by_inspect_and_by_datasets_without_names() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     prepared(folder, 2);
     assert_eq!(counts(folder, &[]), (2, 0));
     let output = run(folder, &["inspect", "out/phantom_000.nii.gz"], 0);
-    let said = String::from_utf8(output.stdout).unwrap();
-    assert!(said.contains("liver") && said.contains("spleen"), "{said}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("liver") && text.contains("spleen"), "{text}");
     fs::create_dir_all(folder.join("plain/labels")).unwrap();
     fs::rename(folder.join("data/images"), folder.join("plain/images")).unwrap();
     for case in ["phantom_000.nii.gz", "phantom_001.nii.gz"] {
@@ -196,11 +196,11 @@ fn a_label_map_says_its_names_to_inspect_and_to_datasets_without_any() {
     assert_eq!(dataset["structures"], expected);
 }
 
-/// With CTSEG_TEST_DATA; kept to be looked at in the folder CTSEG_TEST_PICTURES, if it is named.
+/// With CTSEG_TEST_DATA; the pictures are kept in the folder CTSEG_TEST_PICTURES, if set.
 #[test]
-fn real_cases_have_pictures_that_show_their_structures() {
+fn pictures_of_real_cases_show_their_structures() {
     let Some(data) = std::env::var_os("CTSEG_TEST_DATA").map(PathBuf::from) else {
-        println!("left out: CTSEG_TEST_DATA is not set");
+        println!("skipped: CTSEG_TEST_DATA is not set");
         return;
     };
     let temporary = tempfile::tempdir().unwrap();
@@ -252,7 +252,7 @@ fn real_cases_have_pictures_that_show_their_structures() {
         let mut present: Vec<u16> = labels.data.iter().copied().filter(|l| *l > 0).collect();
         present.sort_unstable();
         present.dedup();
-        // In outlines or at least in the legend.
+        // As outlines, or at least in the legend.
         assert!(present.iter().all(|label| shown(*label)), "{image}");
         assert!(present.len() >= 5 && picture.width() > 1000, "{image}");
     }

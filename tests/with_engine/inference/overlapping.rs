@@ -1,11 +1,11 @@
-//! Masks of structures that may overlap, through the binary, against the probabilities that NumPy reads.
+//! Overlapping masks, through the binary, against probabilities read by NumPy.
 
 use std::path::Path;
 use std::process::Command;
 
 use crate::common::{phantoms, publish_random, run, small_recipe, stderr};
 
-/// Compares masks and the sidecar's figures with probabilities in 16 bits.
+/// Compares masks and the sidecar's volumes with 16-bit probabilities.
 const CHECK: &str = r#"
 import json, sys, numpy as np, nibabel as nib
 out = sys.argv[1]
@@ -41,7 +41,7 @@ fn model(folder: &Path, outputs: &str, loss: &str) {
 }
 
 #[test]
-fn independent_structures_have_masks_of_their_own() {
+fn independent_structures_have_separate_masks() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     phantoms(&here.join("data"), 1, 0);
@@ -60,19 +60,19 @@ fn independent_structures_have_masks_of_their_own() {
     ];
     predict("independent", &wanted, 0);
     if let Ok(python) = std::env::var("CTSEG_TEST_PYTHON") {
-        let told = Command::new(python)
+        let checked = Command::new(python)
             .args(["-c", CHECK])
             .arg(here.join("out"))
             .output()
             .unwrap();
-        assert!(told.status.success(), "{}", stderr(&told));
+        assert!(checked.status.success(), "{}", stderr(&checked));
     } else {
-        println!("the comparison is left out: CTSEG_TEST_PYTHON names no Python with nibabel");
+        println!("skipping the comparison: CTSEG_TEST_PYTHON names no Python with nibabel");
     }
-    // Masks that may overlap are not taken for those that may not.
+    // Overlapping masks do not count as exclusive ones.
     let kept = |output: &std::process::Output| {
-        let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-        said["kept"].as_array().unwrap().len()
+        let summary: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        summary["kept"].as_array().unwrap().len()
     };
     assert_eq!(kept(&predict("independent", &wanted, 0)), 1);
     assert_eq!(

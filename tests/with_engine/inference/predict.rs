@@ -1,4 +1,4 @@
-//! Prediction through the binary, with models whose weights are random: geometry, failures, kills.
+//! Prediction through the binary with random weights: geometry, failures, kills.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,7 +13,7 @@ fn json(path: &Path) -> Value {
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
-/// The label map brought onto another parallel grid of the same voxels.
+/// The label map resampled to another parallel grid of the same voxels.
 fn onto(labels: &LabelMap, grid: &ctseg_image::space::Grid) -> Vec<f32> {
     let volume = Volume {
         grid: labels.grid,
@@ -72,7 +72,7 @@ fn same_in_all_orientations(image: &Path) {
 }
 
 #[test]
-fn the_sample_is_segmented_alike_in_all_48_orientations() {
+fn the_sample_has_the_same_segmentation_in_all_48_orientations() {
     same_in_all_orientations(Path::new(concat!(
         env!("CARGO_MANIFEST_DIR"),
         "/tests/data/example_ct_sm.nii.gz"
@@ -80,17 +80,17 @@ fn the_sample_is_segmented_alike_in_all_48_orientations() {
 }
 
 #[test]
-fn a_head_and_neck_case_is_segmented_alike_in_all_48_orientations() {
+fn a_head_and_neck_case_has_the_same_segmentation_in_all_48_orientations() {
     match std::env::var_os("CTSEG_TEST_DATA") {
         Some(data) => {
             same_in_all_orientations(&Path::new(&data).join("headneck/images/kbp_187.nii.gz"))
         }
-        None => println!("left out: CTSEG_TEST_DATA is not set"),
+        None => println!("skipped: CTSEG_TEST_DATA is not set"),
     }
 }
 
 #[test]
-fn a_bad_case_costs_no_other() {
+fn a_bad_case_does_not_affect_the_others() {
     let folder = tempfile::tempdir().unwrap();
     phantoms(&folder.path().join("data"), 2, 0);
     let images = folder.path().join("data/images");
@@ -120,7 +120,7 @@ fn a_bad_case_costs_no_other() {
     assert!(folder.path().join("out/phantom_001.nii.gz").exists());
     assert!(!folder.path().join("out/a_truncated.nii.gz").exists());
 
-    // Nothing that works is another code; a clean run forgets the failures.
+    // Exit code 1 if every case fails; a run without failures removes failures.jsonl.
     run(
         folder.path(),
         &["predict", "missing.nii.gz", "-o", "none"],
@@ -165,15 +165,15 @@ fn labels_beyond_255_and_single_output_names_work() {
 }
 
 #[test]
-fn an_empty_region_falls_back_to_the_whole_volume_and_says_so() {
+fn an_empty_region_falls_back_to_the_whole_volume_with_a_warning() {
     let folder = tempfile::tempdir().unwrap();
     phantoms(&folder.path().join("data"), 1, 0);
     random_model(&folder.path().join("model"), &["roi.threshold=0.9999"]);
     let output = run(folder.path(), &["predict", "data/images", "-o", "out"], 0);
-    let said = stderr(&output);
+    let log = stderr(&output);
     assert!(
-        said.contains("found nothing; the whole volume was segmented"),
-        "{said}"
+        log.contains("found nothing; the whole volume was segmented"),
+        "{log}"
     );
     let sidecar = json(&folder.path().join("out/phantom_000.json"));
     assert_eq!(sidecar["cascade"]["roi_share"], 1.0);
@@ -183,7 +183,7 @@ fn an_empty_region_falls_back_to_the_whole_volume_and_says_so() {
     );
 }
 
-/// Label maps in the folder, without those that are being written.
+/// Label maps in the folder, without temporary files.
 fn finished(out: &Path) -> Vec<PathBuf> {
     let Ok(files) = out.read_dir() else {
         return Vec::new();
@@ -196,7 +196,7 @@ fn finished(out: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn a_killed_batch_leaves_only_whole_label_maps_and_goes_on_from_them() {
+fn a_killed_batch_leaves_only_complete_label_maps_and_resumes_from_them() {
     let folder = tempfile::tempdir().unwrap();
     phantoms(&folder.path().join("data"), 6, 0);
     random_model(&folder.path().join("model"), &[]);
@@ -206,7 +206,7 @@ fn a_killed_batch_leaves_only_whole_label_maps_and_goes_on_from_them() {
         let mut child = ctseg(folder.path(), &["predict", "data/images", "-o", "out"])
             .spawn()
             .unwrap();
-        // A kill some time after one more case is done, or at the end if that comes first.
+        // Killed some time after one more case is done, unless the batch ends first.
         while finished().len() == before && child.try_wait().unwrap().is_none() {
             std::thread::sleep(Duration::from_millis(2));
         }
@@ -219,7 +219,7 @@ fn a_killed_batch_leaves_only_whole_label_maps_and_goes_on_from_them() {
     }
     run(folder.path(), &["predict", "data/images", "-o", "out"], 0);
     assert_eq!(finished().len(), 6);
-    // What is whole and of the same input and model is kept; a changed input is not.
+    // Complete outputs of the same input and model are kept; a changed input is predicted again.
     let count = |arguments: &[&str]| {
         let output = run(folder.path(), arguments, 0);
         let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -256,7 +256,7 @@ fn a_killed_batch_leaves_only_whole_label_maps_and_goes_on_from_them() {
 }
 
 #[test]
-fn volumes_of_one_name_are_told_by_their_folders() {
+fn volumes_with_the_same_name_are_distinguished_by_their_folders() {
     let folder = tempfile::tempdir().unwrap();
     phantoms(&folder.path().join("data"), 2, 0);
     random_model(&folder.path().join("model"), &[]);
@@ -282,7 +282,7 @@ fn volumes_of_one_name_are_told_by_their_folders() {
 }
 
 #[test]
-fn a_header_that_cannot_be_true_costs_only_its_case() {
+fn an_impossible_header_fails_only_its_case() {
     let folder = tempfile::tempdir().unwrap();
     random_model(&folder.path().join("model"), &[]);
     let grid = ctseg_image::space::Grid::with_spacing([64, 64, 40], [700.0, 700.0, 500.0]);
@@ -296,19 +296,19 @@ fn a_header_that_cannot_be_true_costs_only_its_case() {
         VoxelType::I16,
     )
     .unwrap();
-    let said = stderr(&run(
+    let log = stderr(&run(
         folder.path(),
         &["predict", "metres.nii.gz", "-o", "out"],
         1,
     ));
     assert!(
-        said.contains("metres.nii.gz") && said.contains("spacing"),
-        "{said}"
+        log.contains("metres.nii.gz") && log.contains("spacing"),
+        "{log}"
     );
 }
 
 #[test]
-fn what_cannot_end_well_is_refused_before_it_starts() {
+fn requests_that_cannot_succeed_are_refused_before_prediction() {
     let folder = tempfile::tempdir().unwrap();
     phantoms(&folder.path().join("data"), 2, 0);
     let images = folder.path().join("data/images");
@@ -335,8 +335,8 @@ fn what_cannot_end_well_is_refused_before_it_starts() {
             .iter()
             .any(|wrong| arguments.contains(wrong));
         let code = if usage { 2 } else { 1 };
-        let said = stderr(&run(folder.path(), &arguments, code));
-        assert!(said.contains(expected), "{arguments:?}: {said}");
+        let log = stderr(&run(folder.path(), &arguments, code));
+        assert!(log.contains(expected), "{arguments:?}: {log}");
     }
     // A model with one changed byte is not used.
     let weights = folder.path().join("model/stage2.safetensors");
@@ -344,14 +344,14 @@ fn what_cannot_end_well_is_refused_before_it_starts() {
     let last = bytes.len() - 1;
     bytes[last] ^= 1;
     std::fs::write(&weights, bytes).unwrap();
-    let said = stderr(&run(
+    let log = stderr(&run(
         folder.path(),
         &["predict", images.to_str().unwrap(), "-o", "out"],
         1,
     ));
     assert!(
-        said.contains("stage2.safetensors") && said.contains("SHA-256"),
-        "{said}"
+        log.contains("stage2.safetensors") && log.contains("SHA-256"),
+        "{log}"
     );
 }
 

@@ -9,16 +9,16 @@ use ctseg_image::nifti::read_labels;
 use serde_json::Value;
 
 const IMAGE: &str = "data/images/phantom_000.nii.gz";
-/// Those of `publish_random`, in the order of their maps.
+/// The label values of `publish_random`, in the order of their maps.
 const VALUES: [u16; 2] = [1, 300];
-/// Probabilities of 16 bits nearer to a threshold, or to each other, than this do not decide.
+/// 16-bit probabilities closer than this to a threshold, or to each other, are inconclusive.
 const CLOSE: f64 = 2e-3;
 
 fn logit(probability: f64) -> f64 {
     (probability / (1.0 - probability)).ln()
 }
 
-/// Labels and, for each voxel, the probabilities of both structures.
+/// The labels and each voxel's probabilities of both structures.
 fn predicted(here: &Path, out: &str, model: &str, threshold: &[&str]) -> (Vec<u16>, Vec<[f64; 2]>) {
     let common = ["predict", IMAGE, "-o", out, "--model", model];
     let all = [&common, &["--save-probabilities=f16"][..], threshold].concat();
@@ -47,7 +47,7 @@ fn margins(outputs: &str, p: [f64; 2], thresholds: [f64; 2]) -> [f64; 2] {
     })
 }
 
-/// Whether each label is of a structure above its threshold, and of the one that is farthest above; how many are labelled.
+/// Asserts that each label is the structure farthest above its threshold; returns the number of labelled voxels.
 fn labelled(outputs: &str, labels: &[u16], pairs: &[[f64; 2]], thresholds: [f64; 2]) -> usize {
     assert_eq!(labels.len(), pairs.len());
     let mut decided = 0;
@@ -69,11 +69,11 @@ fn labelled(outputs: &str, labels: &[u16], pairs: &[[f64; 2]], thresholds: [f64;
             assert!(wins, "{thresholds:?}: label {label} of {p:?}");
         }
     }
-    assert!(decided * 2 > labels.len(), "hardly any voxel decides");
+    assert!(decided * 2 > labels.len(), "few voxels are conclusive");
     labels.iter().filter(|label| **label > 0).count()
 }
 
-/// A model of random weights in the folder `outputs`.
+/// A model with random weights in the folder `outputs`.
 fn model(here: &Path, outputs: &str) {
     let loss = match outputs {
         "exclusive" => "training.loss=ce_dice",
@@ -85,7 +85,7 @@ fn model(here: &Path, outputs: &str) {
 }
 
 #[test]
-fn labels_are_what_is_above_the_thresholds() {
+fn labels_are_the_structures_above_their_thresholds() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     phantoms(&here.join("data"), 1, 0);
@@ -107,7 +107,7 @@ fn labels_are_what_is_above_the_thresholds() {
 }
 
 #[test]
-fn another_threshold_makes_a_case_anew() {
+fn another_threshold_predicts_a_case_again() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     phantoms(&here.join("data"), 1, 0);
@@ -121,6 +121,6 @@ fn another_threshold_makes_a_case_anew() {
     let lower = ["--threshold", "0.4"];
     assert_eq!([kept(&[]), kept(&lower), kept(&lower)], [0, 0, 1]);
     let unknown = [&predict[..], &["--threshold", "lever=0.3"]].concat();
-    let said = stderr(&run(here, &unknown, 2));
-    assert!(said.contains("liver"), "{said}");
+    let log = stderr(&run(here, &unknown, 2));
+    assert!(log.contains("liver"), "{log}");
 }

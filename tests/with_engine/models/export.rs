@@ -1,4 +1,4 @@
-//! `ctseg export`: weights for other programs, read and computed with by PyTorch.
+//! `ctseg export`: weights for other programs, loaded in PyTorch.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,7 +12,7 @@ use ctseg_engine::device::DeviceChoice;
 use ctseg_engine::weights::{NamedTensors, read_tensors, with_tensors};
 use serde_json::{Value, json};
 
-/// Names, shapes and sums of the tensors of a file, as Python's safetensors reads them.
+/// Names, shapes and checksums of the tensors in a file, read with Python's safetensors.
 const READ: &str = r#"
 import json, sys, zlib
 from safetensors.numpy import load_file
@@ -22,12 +22,12 @@ metadata = safe_open(sys.argv[1], framework="numpy").metadata()
 print(json.dumps({"tensors": tensors, "metadata": metadata}))
 "#;
 
-/// Largest difference of logits from PyTorch's, as a share of the largest.
+/// Maximum difference from PyTorch's logits, relative to the largest.
 const TOLERANCE: f64 = 2e-4;
 
 fn python(variable: &str, arguments: &[&str]) -> Option<Value> {
     let Some(python) = std::env::var_os(variable) else {
-        println!("left out: {variable} names no Python");
+        println!("skipped: {variable} names no Python");
         return None;
     };
     let output = Command::new(python).args(arguments).output().unwrap();
@@ -46,7 +46,7 @@ fn metadata_of(path: &Path) -> Value {
     serde_json::from_str(&read_tensors(path).unwrap().1).unwrap()
 }
 
-/// Python's safetensors finds the same tensors and the same description in the file.
+/// Asserts that Python's safetensors reads the same tensors and metadata.
 fn assert_python_reads(path: &Path, tensors: &NamedTensors, described: &Value) {
     let Some(read) = python("CTSEG_TEST_PYTHON", &["-c", READ, path.to_str().unwrap()]) else {
         return;
@@ -68,7 +68,7 @@ fn assert_python_reads(path: &Path, tensors: &NamedTensors, described: &Value) {
 }
 
 #[test]
-fn every_network_becomes_a_file_that_python_reads() {
+fn every_exported_network_is_readable_in_python() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     random_model(&at("model"), &[]);
@@ -125,7 +125,7 @@ fn every_network_becomes_a_file_that_python_reads() {
 }
 
 #[test]
-fn what_cannot_be_exported_is_said_in_one_line() {
+fn refused_exports_give_one_line_errors() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     random_model(&at("model"), &[]);
@@ -135,14 +135,14 @@ fn what_cannot_be_exported_is_said_in_one_line() {
     };
     export(&["safetensors", "model", "-o", "out", "--stage", "2"], 0);
     assert!(!at("out/stage1_fold0.safetensors").exists());
-    let said = export(&["safetensors", "model", "-o", "out"], 1);
+    let log = export(&["safetensors", "model", "-o", "out"], 1);
     assert!(
-        said.contains("stage2_fold0.safetensors: already exists"),
-        "{said}"
+        log.contains("stage2_fold0.safetensors: already exists"),
+        "{log}"
     );
     assert!(
         !at("out/stage1_fold0.safetensors").exists(),
-        "nothing is written then"
+        "nothing is written"
     );
     export(&["safetensors", "model", "-o", "out", "--overwrite"], 0);
     assert!(at("out/stage1_fold0.safetensors").exists());
@@ -156,16 +156,16 @@ fn what_cannot_be_exported_is_said_in_one_line() {
         export(&["safetensors", "model", "-o", "x"], 1).contains("stage2.safetensors: damaged")
     );
     for arguments in [&["onnx", "model", "-o", "x.onnx"][..], &["onnx"]] {
-        let said = export(arguments, 1);
+        let log = export(arguments, 1);
         assert!(
-            said.starts_with("error: ONNX export is not supported:") && said.lines().count() == 1,
-            "{said}"
+            log.starts_with("error: ONNX export is not supported:") && log.lines().count() == 1,
+            "{log}"
         );
-        assert!(said.contains("ctseg export safetensors"), "{said}");
+        assert!(log.contains("ctseg export safetensors"), "{log}");
     }
 }
 
-/// The wave that `scripts/torch_network.py` makes.
+/// The input of `scripts/torch_network.py`.
 fn wave(shape: [usize; 5]) -> Tensor<5> {
     let values: Vec<f32> = (0..shape.iter().product::<usize>())
         .map(|i| ((0.7391 * i as f64).sin() + 0.3 * (0.0137 * i as f64).cos()) as f32)
@@ -174,7 +174,7 @@ fn wave(shape: [usize; 5]) -> Tensor<5> {
     Tensor::from_data(TensorData::new(values, shape.to_vec()), &device)
 }
 
-/// Logits of the fold's network, by flex.
+/// Logits of the fold's network on flex.
 fn logits(model: &Path, stage: u8, fold: usize, shape: [usize; 5]) -> (Vec<usize>, Vec<f32>) {
     let bundle = Bundle::open(model).unwrap();
     let recipe = &bundle.stage(stage).unwrap().recipe;
@@ -197,7 +197,7 @@ fn logits(model: &Path, stage: u8, fold: usize, shape: [usize; 5]) -> (Vec<usize
     (shape, logits.into_data().try_into_vec::<f32>().unwrap())
 }
 
-/// Recipes, their overrides, and shapes of inputs (the channels are those of the recipe).
+/// Recipes, overrides and input shapes (the channels are those of the recipe).
 const NETWORKS: [(&str, &[&str], [usize; 5]); 6] = [
     ("coarse", &[], [2, 1, 1, 16, 24]),
     (
@@ -273,7 +273,7 @@ fn pytorch_computes_the_same_logits() {
         let largest = expected
             .iter()
             .fold(0f64, |most, value| most.max(f64::from(value.abs())));
-        assert!(largest > 1e-2, "logits that say nothing: {largest}");
+        assert!(largest > 1e-2, "logits too small to compare: {largest}");
         for (at, (found, expected)) in found.iter().zip(&expected).enumerate() {
             let difference = (found - f64::from(*expected)).abs() / largest;
             assert!(

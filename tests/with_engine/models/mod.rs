@@ -1,4 +1,4 @@
-//! Models of other programs, in and out.
+//! Import from and export to other programs, and multi-part models.
 
 mod export;
 mod multi_part;

@@ -1,4 +1,4 @@
-//! Models of several parts through the binary, with networks whose answer is known.
+//! Multi-part models through the binary, with networks whose output is known.
 
 use std::fs;
 use std::path::Path;
@@ -16,7 +16,7 @@ use serde_json::Value;
 mod refusals;
 mod regions;
 
-/// What all models see; `core` is the middle of a spleen, which the first part takes for spleen.
+/// HU of the structures; `core` is the centre of a spleen, which the first part labels as spleen.
 const LIVER: f32 = 200.0;
 const SPLEEN: f32 = 400.0;
 const CORE: f32 = 480.0;
@@ -76,7 +76,7 @@ fn publish_total(here: &Path, margin_mm: f64) {
     .unwrap();
 }
 
-/// The same with another rough model (its levels, its spacing), or another manifest.
+/// The same with another rough model (its levels and spacing), or another manifest.
 fn publish_with(
     here: &Path,
     (levels, spacing_mm): (&[Level], f64),
@@ -116,7 +116,7 @@ fn predict(here: &Path, more: &[&str], code: i32) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &stderr(&output)
 }
 
-/// How many cases were written and kept.
+/// Numbers of cases written and kept.
 fn counts(here: &Path, more: &[&str]) -> (usize, usize) {
     let arguments = ["predict", "scans", "-o", "out", "--json"];
     let output = run(here, &[&arguments[..], more].concat(), 0);
@@ -141,7 +141,7 @@ fn differing(a: &LabelMap, b: &LabelMap) -> usize {
 }
 
 #[test]
-fn all_parts_are_merged_and_the_later_one_wins() {
+fn all_parts_are_merged_and_later_parts_win() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     publish_total(here, 20.0);
@@ -151,19 +151,19 @@ fn all_parts_are_merged_and_the_later_one_wins() {
         differing(&found(here, "case"), &labelled(&scan(), &TRUTH)),
         0
     );
-    let said = sidecar(here, "case");
+    let sidecar = sidecar(here, "case");
     assert_eq!(
-        said["cascade"]["parts"],
+        sidecar["cascade"]["parts"],
         serde_json::json!(["organs", "rest"])
     );
-    assert_eq!(said["cascade"]["roi"], Value::Null);
-    assert_eq!(said["structures"]["bone"], 300);
+    assert_eq!(sidecar["cascade"]["roi"], Value::Null);
+    assert_eq!(sidecar["structures"]["bone"], 300);
     let model = MultiPartModel::open(&here.join("model")).unwrap();
-    assert_eq!(said["model_sha256"], model.sha256());
+    assert_eq!(sidecar["model_sha256"], model.sha256());
     let names = read_label_names(&here.join("out/case.nii.gz")).unwrap();
     let expected = STRUCTURES.map(|(label, name)| (label, name.to_owned()));
     assert_eq!(names, expected.into_iter().collect());
-    // Kept when run again; made again of another model.
+    // Kept when run again; predicted again with another model.
     assert_eq!(counts(here, &[]), (0, 1));
     publish_with(here, (&ROUGH, 4.0), &|manifest| manifest.parts.reverse()).unwrap();
     assert_eq!(counts(here, &[]), (1, 0));
@@ -175,7 +175,7 @@ fn all_parts_are_merged_and_the_later_one_wins() {
 }
 
 #[test]
-fn a_bad_case_costs_no_other_and_memory_keeps_to_its_limit() {
+fn a_bad_case_does_not_affect_others_and_the_memory_limit_is_kept() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     publish_total(here, 20.0);
@@ -195,7 +195,7 @@ fn a_bad_case_costs_no_other_and_memory_keeps_to_its_limit() {
     assert!(before.data.iter().any(|label| *label == 2));
     let failures = fs::read_to_string(here.join("out/failures.jsonl")).unwrap();
     assert_eq!(failures.lines().count(), 1, "{failures}");
-    // What cannot be brought to its end is not begun; with a little more than the least that is named, it is made.
+    // A case that cannot finish is not started; with slightly more than the reported minimum it succeeds.
     let limited = |limit: &str, more: &[&str], code| {
         let limit = ["--overwrite", "--threads", "2", "--max-ram", limit];
         predict(here, &[&limit[..], more].concat(), code)
@@ -203,7 +203,7 @@ fn a_bad_case_costs_no_other_and_memory_keeps_to_its_limit() {
     for more in [&[][..], &["--structures", "spleen,heart"]] {
         let refused = limited("30M", more, 1);
         let least = refused
-            .split("large.nii.gz: needs ")
+            .split("large.nii.gz: needs at least ")
             .nth(1)
             .unwrap()
             .split('M')
@@ -222,7 +222,7 @@ fn a_bad_case_costs_no_other_and_memory_keeps_to_its_limit() {
 }
 
 #[test]
-fn label_maps_are_cleaned_up_as_parts_and_whole_ask_for() {
+fn postprocessing_of_parts_and_of_the_model_is_applied() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     let largest = Step::LargestComponent {
@@ -250,7 +250,7 @@ fn label_maps_are_cleaned_up_as_parts_and_whole_ask_for() {
 }
 
 #[test]
-fn masks_statistics_and_a_second_run_are_as_of_any_model() {
+fn masks_statistics_and_second_runs_work_as_with_any_model() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     publish_total(here, 20.0);
@@ -280,7 +280,7 @@ fn masks_statistics_and_a_second_run_are_as_of_any_model() {
         read["heart"],
         serde_json::json!({"volume": 512.0 * 64.0, "intensity": 700.0})
     );
-    // Another way of taking the figures is another file.
+    // Other statistics options give another file.
     let other = ["--statistics=median,normalized", "--structures", "heart"];
     assert_eq!(counts(here, &other), (1, 0));
     assert_eq!(counts(here, &other), (0, 1));
@@ -290,18 +290,18 @@ fn masks_statistics_and_a_second_run_are_as_of_any_model() {
         expected("median,normalized", &heart)
     );
     assert_eq!(counts(here, &["--structures", "heart"]), (1, 0));
-    assert!(!table.exists(), "what is left over goes");
-    let said = predict(here, &["--statistics=mode"], 2);
-    assert!(said.contains("'mode'") && said.contains("median"), "{said}");
-    // One case's table must not take the place of another one's record.
+    assert!(!table.exists(), "unrequested files are removed");
+    let log = predict(here, &["--statistics=mode"], 2);
+    assert!(log.contains("'mode'") && log.contains("median"), "{log}");
+    // One case's table must not overwrite another case's sidecar.
     fs::copy(
         here.join("scans/case.nii.gz"),
         here.join("scans/case_statistics.nii.gz"),
     )
     .unwrap();
-    let said = predict(here, &["--statistics"], 1);
+    let log = predict(here, &["--statistics"], 1);
     assert!(
-        said.contains("case_statistics.nii.gz") && said.contains("separate folders"),
-        "{said}"
+        log.contains("case_statistics.nii.gz") && log.contains("separate folders"),
+        "{log}"
     );
 }

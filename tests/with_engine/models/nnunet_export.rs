@@ -1,9 +1,9 @@
-//! Models of ctseg in nnU-Net's form: nnU-Net loads them strictly and predicts the same. The parts that need nnU-Net are
-//! left out without `CTSEG_TEST_NNUNET`.
+//! ctseg models in nnU-Net's format: nnU-Net loads them strictly and predicts the same. Parts that need nnU-Net are
+//! skipped without `CTSEG_TEST_NNUNET`.
 
 use std::path::{Path, PathBuf};
 
-use crate::common::nnunet::{agree, agreement, kept, nnunet, said};
+use crate::common::nnunet::{agreement, assert_agree, network_output, nnunet, saved_output};
 use crate::common::{phantoms, publish_random, run, small_recipe, stderr};
 use ctseg_core::model::bundle::Bundle;
 use ctseg_engine::torch_checkpoint::TorchFile;
@@ -42,7 +42,7 @@ fn an_imported_model_survives_its_export() {
     assert!(stderr(&refused).contains("already exists"));
     let wrong = export(&["--name", "a b"], 2);
     assert!(stderr(&wrong).contains("--name"));
-    // nnU-Net's own, from what ctseg wrote.
+    // nnU-Net's prediction with the exported model.
     let image = golden().join("case_0000.nii.gz");
     let Some(()) = nnunet(
         "nnunet_models.py",
@@ -55,9 +55,9 @@ fn an_imported_model_survives_its_export() {
     ) else {
         return;
     };
-    agree(
-        &said(&here.join("model"), &image),
-        &kept(&here.join("out"), &[1, 2], Some(0)),
+    assert_agree(
+        &network_output(&here.join("model"), &image),
+        &saved_output(&here.join("out"), &[1, 2], Some(0)),
     );
     assert_eq!(
         agreement(
@@ -68,7 +68,7 @@ fn an_imported_model_survives_its_export() {
     );
 }
 
-/// Models of ctseg's own, whose networks have random weights and see values from `low` to `high`, on a phantom.
+/// Exports a ctseg model with random weights and inputs from `low` to `high`, and compares predictions of a phantom.
 fn own_model(kind: &str, [low, high]: [f32; 2], further: &[&str]) {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
@@ -106,16 +106,16 @@ fn own_model(kind: &str, [low, high]: [f32; 2], further: &[&str]) {
     ) else {
         return;
     };
-    let mut theirs = kept(&here.join("out"), &[1, 2], Some(0));
-    let ours = said(&here.join("model"), &image);
-    // nnU-Net clips what cubic interpolation makes to the volume's own range, ctseg to the window.
+    let mut theirs = saved_output(&here.join("out"), &[1, 2], Some(0));
+    let ours = network_output(&here.join("model"), &image);
+    // After cubic interpolation nnU-Net clips to the range of the volume, ctseg to the window.
     let clamp = |value: &f32| value.clamp(low, high);
     theirs.input.1 = theirs.input.1.iter().map(clamp).collect();
-    agree(&ours, &theirs);
+    assert_agree(&ours, &theirs);
 }
 
 #[test]
-fn the_axes_that_a_model_was_trained_mirrored_along_go_along() {
+fn mirroring_axes_are_exported() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     let set = [
@@ -136,7 +136,7 @@ fn the_axes_that_a_model_was_trained_mirrored_along_go_along() {
         let recipe = small_recipe("single", &[&set[..], &[flips.as_str()]].concat());
         let model = here.join(name);
         publish_random_of(&model, &recipe);
-        renamed(&model, structures);
+        rename_structures(&model, structures);
         run(
             here,
             &["export", "nnunet", name, "-o", name, "--name", name],
@@ -155,13 +155,16 @@ fn the_axes_that_a_model_was_trained_mirrored_along_go_along() {
     assert_eq!(axes("all", "['x', 'y', 'z']", plain), json!([0, 1, 2]));
     assert_eq!(axes("two", "['z', 'x']", plain), json!([0, 2]));
     assert_eq!(axes("none", "[]", plain), json!(null));
-    // nnU-Net would leave left and right as they are in the mirror.
-    let sides = ["kidney_left", "kidney_right"];
-    assert_eq!(axes("sides", "['x', 'y', 'z']", sides), json!([0, 1]));
+    // nnU-Net would not swap left and right in mirrored volumes.
+    let left_and_right = ["kidney_left", "kidney_right"];
+    assert_eq!(
+        axes("sides", "['x', 'y', 'z']", left_and_right),
+        json!([0, 1])
+    );
 }
 
-/// The model with other names for its structures.
-fn renamed(model: &Path, names: [&str; 2]) {
+/// Renames the structures of the model.
+fn rename_structures(model: &Path, names: [&str; 2]) {
     let manifest = model.join("model.toml");
     let mut text = std::fs::read_to_string(&manifest).unwrap();
     for (value, name) in (1..).zip(names) {
@@ -174,10 +177,10 @@ fn renamed(model: &Path, names: [&str; 2]) {
         text = text.replace(&line, &format!("{value} = \"{name}\""));
     }
     std::fs::write(&manifest, text).unwrap();
-    summed(model);
+    update_checksum(model);
 }
 
-/// As [`publish_random`], with labels that nnU-Net can have.
+/// Like [`publish_random`], with labels that nnU-Net supports.
 fn publish_random_of(model: &Path, recipe: &ctseg_core::recipe::Recipe) {
     publish_random(model, recipe, &[&["a"], &["b"]]);
     let manifest = model.join("model.toml");
@@ -185,11 +188,11 @@ fn publish_random_of(model: &Path, recipe: &ctseg_core::recipe::Recipe) {
         .unwrap()
         .replace("300 = ", "2 = ");
     std::fs::write(&manifest, text).unwrap();
-    summed(model);
+    update_checksum(model);
 }
 
-/// Writes the checksum of a changed manifest.
-fn summed(model: &Path) {
+/// Updates the checksum of a changed manifest.
+fn update_checksum(model: &Path) {
     let manifest = model.join("model.toml");
     let sums = std::fs::read_to_string(model.join("SHA256SUMS")).unwrap();
     let sum = ctseg_base::hash::file_sha256(&manifest).unwrap();
@@ -201,12 +204,12 @@ fn summed(model: &Path) {
 }
 
 #[test]
-fn a_plain_model_of_ours_is_nnu_nets_too() {
+fn nnunet_predicts_the_same_with_an_exported_plain_network() {
     own_model("unet3d", [0.0, 1.0], &["network.activation=leaky_relu"]);
 }
 
 #[test]
-fn a_residual_model_of_ours_is_nnu_nets_too() {
+fn nnunet_predicts_the_same_with_an_exported_residual_network() {
     own_model(
         "resenc3d",
         [-200.0 / 90.0, 200.0 / 90.0],
@@ -218,7 +221,7 @@ fn a_residual_model_of_ours_is_nnu_nets_too() {
 }
 
 #[test]
-fn what_nnu_net_does_not_do_is_named() {
+fn settings_that_nnunet_lacks_are_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     for (stage, set, expected) in [

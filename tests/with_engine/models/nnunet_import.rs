@@ -1,9 +1,9 @@
-//! A model that nnU-Net made (scripts/golden/make_nnunet.py), imported and used; and models that are refused.
+//! Import of a model made by nnU-Net (scripts/golden/make_nnunet.py), and models that are refused.
 
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
-use crate::common::nnunet::{agree, agreement, kept, said};
+use crate::common::nnunet::{agreement, assert_agree, network_output, saved_output};
 use crate::common::{run, stderr};
 use ctseg_engine::torch_checkpoint::{Pickled, write_torch};
 use ctseg_engine::weights::HostTensor;
@@ -38,17 +38,17 @@ fn import(here: &Path, from: &Path, more: &[&str], code: i32) -> Output {
 }
 
 #[test]
-fn an_imported_model_predicts_what_nnu_net_does() {
+fn an_imported_model_predicts_as_nnunet_does() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
-    let told = import(here, &golden(""), &["-o", "model", "--json"], 0);
-    let told: Value = serde_json::from_slice(&told.stdout).unwrap();
-    assert_eq!(told["stages"][0]["configuration"], "3d_fullres");
-    assert_eq!(told["structures"]["2"], "dark");
+    let output = import(here, &golden(""), &["-o", "model", "--json"], 0);
+    let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(summary["stages"][0]["configuration"], "3d_fullres");
+    assert_eq!(summary["structures"]["2"], "dark");
     let image = golden("case_0000.nii.gz");
-    agree(
-        &said(&here.join("model"), &image),
-        &kept(&golden(""), &[1, 2], Some(0)),
+    assert_agree(
+        &network_output(&here.join("model"), &image),
+        &saved_output(&golden(""), &[1, 2], Some(0)),
     );
     let predict = [
         "predict",
@@ -62,7 +62,7 @@ fn an_imported_model_predicts_what_nnu_net_does() {
     run(here, &[&predict[..], &["-o", "out"]].concat(), 0);
     let share = agreement(&here.join("out/case.nii.gz"), &golden("nnunet.nii.gz"));
     assert!(share >= 0.9995, "{share}");
-    // With and without mirror images are two things, and the sidecar knows which.
+    // The sidecar records whether test-time augmentation was used, and a change predicts again.
     run(
         here,
         &[&predict[..], &["-o", "out", "--no-tta"]].concat(),
@@ -77,7 +77,7 @@ fn an_imported_model_predicts_what_nnu_net_does() {
         Some(1),
         "{sidecar:#}"
     );
-    // What was imported is not trained on.
+    // Imported models cannot be trained further.
     let manifest = std::fs::read_to_string(here.join("model/model.toml")).unwrap();
     let manifest: toml::Table = toml::from_str(&manifest).unwrap();
     let recipe = toml::to_string(&manifest["stage2"]["recipe"]).unwrap();
@@ -93,7 +93,7 @@ fn an_imported_model_predicts_what_nnu_net_does() {
 }
 
 #[test]
-fn a_zip_of_a_model_is_imported_alike() {
+fn a_zip_of_a_model_is_imported_like_its_folder() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     let zip = here.join("model.zip");
@@ -117,7 +117,7 @@ fn a_zip_of_a_model_is_imported_alike() {
 }
 
 /// Changes a JSON file.
-fn changed(file: &Path, change: impl Fn(&mut Value)) {
+fn change_json(file: &Path, change: impl Fn(&mut Value)) {
     let mut value: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
     change(&mut value);
     std::fs::write(file, value.to_string()).unwrap();
@@ -128,7 +128,7 @@ const ARCHITECTURE: &str = "/configurations/3d_fullres/architecture";
 const KWARGS: &str = "/configurations/3d_fullres/architecture/arch_kwargs";
 const RESAMPLING: &str = "/configurations/3d_fullres/resampling_fn_data_kwargs";
 
-/// Where, key, value as JSON or else as a string, and what is said.
+/// A JSON pointer, a key, its new value (JSON or a plain string), and a part of the error.
 type Change = (&'static str, &'static str, &'static str, &'static str);
 
 const PLANS: [Change; 17] = [
@@ -183,7 +183,7 @@ const DATASET: [Change; 3] = [
 ];
 
 #[test]
-fn what_ctseg_does_not_compute_is_refused_by_name() {
+fn unsupported_nnunet_settings_are_refused_by_name() {
     let plans = PLANS.map(|change| ("plans.json", change));
     let dataset = DATASET.map(|change| ("dataset.json", change));
     for (file, (place, key, value, expected)) in plans.into_iter().chain(dataset) {
@@ -191,18 +191,18 @@ fn what_ctseg_does_not_compute_is_refused_by_name() {
         let folder = tempfile::tempdir().unwrap();
         let model = folder.path().join(MODEL);
         copied(&golden(MODEL), &model);
-        changed(&model.join(file), |json| {
+        change_json(&model.join(file), |json| {
             json.pointer_mut(place).unwrap()[key] = value.clone();
         });
-        let said = stderr(&import(folder.path(), &model, &["-o", "out"], 1));
-        assert!(said.contains(expected), "{key}: {said}");
-        assert_eq!(said.lines().count(), 1, "{said}");
+        let log = stderr(&import(folder.path(), &model, &["-o", "out"], 1));
+        assert!(log.contains(expected), "{key}: {log}");
+        assert_eq!(log.lines().count(), 1, "{log}");
         assert!(!folder.path().join("out").exists(), "{key}");
     }
 }
 
 #[test]
-fn hostile_checkpoints_are_refused_and_nothing_is_run() {
+fn hostile_checkpoints_are_refused_without_running_code() {
     let torch = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/torch");
     for (hostile, expected) in [
         ("hostile_call.pth", "posix.system"),
@@ -218,10 +218,10 @@ fn hostile_checkpoints_are_refused_and_nothing_is_run() {
             model.join("fold_0/checkpoint_final.pth"),
         )
         .unwrap();
-        let said = stderr(&import(folder.path(), &model, &["-o", "out"], 1));
+        let log = stderr(&import(folder.path(), &model, &["-o", "out"], 1));
         assert!(
-            said.contains("checkpoint_final.pth") && said.contains(expected),
-            "{hostile}: {said}"
+            log.contains("checkpoint_final.pth") && log.contains(expected),
+            "{hostile}: {log}"
         );
         let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
         assert_eq!(left.len(), 1, "{hostile} left {left:?}");
@@ -229,17 +229,17 @@ fn hostile_checkpoints_are_refused_and_nothing_is_run() {
 }
 
 #[test]
-fn checkpoints_and_plans_that_would_take_all_memory_are_refused() {
+fn checkpoints_and_plans_that_exceed_memory_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let model = folder.path().join(MODEL);
     copied(&golden(MODEL), &model);
-    // Wider than any weights: no network is made to find that out.
-    changed(&model.join("plans.json"), |json| {
+    // Wider than the weights: refused without building the network.
+    change_json(&model.join("plans.json"), |json| {
         json.pointer_mut(KWARGS).unwrap()["features_per_stage"] = serde_json::json!([16384, 16384]);
     });
-    let said = stderr(&import(folder.path(), &model, &["-o", "out"], 1));
-    assert!(said.contains("the recipe's network has"), "{said}");
-    assert_eq!(said.lines().count(), 1, "{said}");
+    let log = stderr(&import(folder.path(), &model, &["-o", "out"], 1));
+    assert!(log.contains("the recipe's network has"), "{log}");
+    assert_eq!(log.lines().count(), 1, "{log}");
     // A tensor of 40 kB under 300 names.
     let tensor = HostTensor {
         shape: vec![10_000],
@@ -261,12 +261,12 @@ fn checkpoints_and_plans_that_would_take_all_memory_are_refused() {
     copied(&golden(MODEL), &model);
     let checkpoint = model.join("fold_0/checkpoint_final.pth");
     write_torch(&checkpoint, &root).unwrap();
-    let said = stderr(&import(folder.path(), &model, &["-o", "out"], 1));
+    let log = stderr(&import(folder.path(), &model, &["-o", "out"], 1));
     assert!(
-        said.contains("300 weights of 12000000 bytes in all"),
-        "{said}"
+        log.contains("300 weights of 12000000 bytes in all"),
+        "{log}"
     );
-    assert_eq!(said.lines().count(), 1, "{said}");
+    assert_eq!(log.lines().count(), 1, "{log}");
     assert!(!folder.path().join("out").exists());
     let shown = run(folder.path(), &["inspect", path(&checkpoint)], 0);
     let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
@@ -274,7 +274,7 @@ fn checkpoints_and_plans_that_would_take_all_memory_are_refused() {
 }
 
 #[test]
-fn folds_and_checkpoints_are_chosen() {
+fn folds_and_checkpoints_can_be_chosen() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     let model = here.join(MODEL);

@@ -1,5 +1,5 @@
-//! TotalSegmentator's tasks, from weights in its layout, against nnU-Net put together as TotalSegmentator does; see
-//! scripts/totalsegmentator_weights.py. With CTSEG_TEST_NNUNET.
+//! TotalSegmentator's tasks, from weights in its layout, compared with nnU-Net models combined as in TotalSegmentator
+//! (scripts/totalsegmentator_weights.py). With CTSEG_TEST_NNUNET.
 
 use std::fs;
 use std::path::Path;
@@ -15,11 +15,11 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Weights and a scan in `here/fake`, and nnU-Net's label maps of it unless `more` says otherwise; false where there is
-/// no nnU-Net.
+/// Writes weights and a scan to `here/fake`, and nnU-Net's label maps of it unless `more` disables them; false without
+/// nnU-Net.
 fn prepared(here: &Path, more: &[&str]) -> bool {
     let Some(python) = std::env::var_os("CTSEG_TEST_NNUNET") else {
-        println!("left out: CTSEG_TEST_NNUNET is not set");
+        println!("skipped: CTSEG_TEST_NNUNET is not set");
         return false;
     };
     let made = Command::new(python)
@@ -42,7 +42,7 @@ fn import(here: &Path, arguments: &[&str], code: i32) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &stderr(&output)
 }
 
-/// Predicts the scan into `out/NAME.nii.gz`, in f32 as nnU-Net on CPUs; the label map and its sidecar.
+/// Predicts the scan to `out/NAME.nii.gz`, in f32 like nnU-Net on CPUs; returns the label map and its sidecar.
 fn predicted(here: &Path, name: &str, more: &[&str]) -> (LabelMap, Value) {
     let output = format!("out/{name}.nii.gz");
     let precision = ["--precision", "f32"];
@@ -54,7 +54,7 @@ fn predicted(here: &Path, name: &str, more: &[&str]) -> (LabelMap, Value) {
     (map, serde_json::from_slice(&sidecar).unwrap())
 }
 
-/// Fewer voxels than this share may differ: those where two logits are the same to seven digits.
+/// The share of voxels that may differ: two logits can be equal to seven digits.
 const DIFFERENT: f64 = 2e-4;
 
 fn check(here: &Path, name: &str, map: &LabelMap) {
@@ -69,10 +69,10 @@ fn check(here: &Path, name: &str, map: &LabelMap) {
     let marked = labels.len();
     labels.dedup();
     println!("{name}: {marked} voxels of labels {labels:?}, {share:.1e} differ");
-    assert!(marked > 10_000, "{name}: {marked} voxels prove little");
+    assert!(marked > 10_000, "{name}: {marked} voxels are too few");
 }
 
-/// A crop of the reference as a region of a sidecar.
+/// A crop of the reference in the format of the sidecar's region.
 fn box_of(here: &Path, name: &str) -> Value {
     let boxes: Value =
         serde_json::from_slice(&fs::read(here.join("fake/boxes.json")).unwrap()).unwrap();
@@ -86,16 +86,16 @@ fn box_of(here: &Path, name: &str) -> Value {
 }
 
 #[test]
-fn tasks_segment_what_nnunet_does_put_together_as_totalsegmentator_does() {
+fn tasks_match_nnunet_models_combined_as_in_totalsegmentator() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     if !prepared(here, &[]) {
         return;
     }
-    let said = import(here, &["fake/results", "--task", "total", "-o", "total"], 0);
+    let log = import(here, &["fake/results", "--task", "total", "-o", "total"], 0);
     assert!(
-        said.contains("117 structures") && said.contains("total_fastest"),
-        "{said}"
+        log.contains("117 structures") && log.contains("total_fastest"),
+        "{log}"
     );
     let (map, sidecar) = predicted(here, "total", &["--model", "total"]);
     check(here, "total", &map);
@@ -113,7 +113,7 @@ fn tasks_segment_what_nnunet_does_put_together_as_totalsegmentator_does() {
         ("aorta", "costal_cartilages")
     );
 
-    // Only the organs' part, in the region where the rough model sees a spleen.
+    // Only the organs' part, in the region where the rough model finds the spleen.
     let chosen = ["--model", "total", "--structures", "spleen"];
     let (map, sidecar) = predicted(here, "spleen", &chosen);
     check(here, "spleen", &map);
@@ -121,30 +121,33 @@ fn tasks_segment_what_nnunet_does_put_together_as_totalsegmentator_does() {
     assert_eq!(sidecar["cascade"]["parts"], json!([organs]));
     assert_eq!(sidecar["cascade"]["roi"], box_of(here, "spleen"));
     assert!(sidecar["cascade"]["roi_share"].as_f64().unwrap() < 0.8);
-    // The other parts can be gone.
+    // The other parts may be missing.
     fs::remove_dir_all(here.join("total/Dataset295_TotalSegmentator_part5_ribs_1559subj")).unwrap();
     let again = predicted(here, "again", &chosen).0;
     assert_eq!(again.data, map.data);
 
-    // A task whose region the network of another task finds, for every volume. The folder above the weights will do.
-    let said = import(
+    // A task whose region is always found by the network of another task. The parent folder of the weights is accepted.
+    let log = import(
         here,
         &["fake", "--task", "lung_vessels", "-o", "vessels"],
         0,
     );
     assert!(
-        said.contains("4 structures") && said.contains("total_fast"),
-        "{said}"
+        log.contains("4 structures") && log.contains("total_fast"),
+        "{log}"
     );
     let (map, sidecar) = predicted(here, "lung_vessels", &["--model", "vessels"]);
     check(here, "lung_vessels", &map);
     assert_eq!(sidecar["cascade"]["roi"], box_of(here, "lung_vessels"));
     let rough = MultiPartModel::open(&here.join("vessels/rough")).unwrap();
-    assert!(rough.manifest.rough.is_none(), "of no use there");
+    assert!(
+        rough.manifest.rough.is_none(),
+        "the rough model needs no rough model"
+    );
 }
 
 #[test]
-fn what_is_missing_is_named_with_what_downloads_it() {
+fn missing_weights_are_named_with_the_download_command() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     if !prepared(here, &["--weights-only"]) {
@@ -156,12 +159,12 @@ fn what_is_missing_is_named_with_what_downloads_it() {
     six_in_a_zip(here, &six);
     let refused = |arguments: &[&str], parts: &[&str]| {
         let arguments = [&["fake"], arguments, &["-o", "none"]].concat();
-        let said = import(here, &arguments, 1);
-        assert!(parts.iter().all(|part| said.contains(part)), "{said}");
-        assert!(!here.join("none").exists(), "{said}");
-        said
+        let log = import(here, &arguments, 1);
+        assert!(parts.iter().all(|part| log.contains(part)), "{log}");
+        assert!(!here.join("none").exists(), "{log}");
+        log
     };
-    // All else is needed; nothing is begun without it.
+    // All other weights are required; nothing is written without them.
     let heart = results.join("Dataset293_TotalSegmentator_part3_cardiac_1559subj");
     let trainer = heart.join("nnUNetTrainerNoMirroring__nnUNetPlans__3d_fullres");
     fs::rename(
@@ -172,14 +175,14 @@ fn what_is_missing_is_named_with_what_downloads_it() {
     refused(&[], &["nnUNetTrainerNoMirroring", "-t total"]);
     fs::remove_dir_all(&heart).unwrap();
     let download = "totalseg_download_weights -t total";
-    let said = refused(&[], &["Dataset293", download]);
-    assert_eq!(said.trim().lines().count(), 1, "{said}");
+    let log = refused(&[], &["Dataset293", download]);
+    assert_eq!(log.trim().lines().count(), 1, "{log}");
     let lesions = ["--task", "liver_lesions"];
     refused(&lesions, &["Dataset591", "-t liver_lesions"]);
     fs::remove_dir_all(results.join("Dataset297_TotalSegmentator_total_3mm_1559subj")).unwrap();
     let vessels = ["--task", "lung_vessels"];
     refused(&vessels, &["Dataset297", "-t total_fast"]);
-    // A network that gives fewer labels than its task has.
+    // A network with fewer labels than its task.
     let six = six.join("nnUNetTrainer_4000epochs_NoMirroring__nnUNetPlans__3d_fullres");
     let vessels = results.join("Dataset117_lung_airways_arteries_veins_282subj/nnUNetTrainerSkeletonRecall__nnUNetPlans__3d_fullres");
     fs::remove_dir_all(&six).unwrap();
@@ -188,13 +191,13 @@ fn what_is_missing_is_named_with_what_downloads_it() {
     refused(&fastest, &["no structure with label 5"]);
 }
 
-/// Of the 6 mm model nothing but the region of chosen structures depends.
+/// Only the region of chosen structures needs the 6 mm model.
 fn without_six(here: &Path, six: &Path) {
     fs::rename(six, here.join("six")).unwrap();
-    let said = import(here, &["fake", "-o", "without"], 0);
+    let log = import(here, &["fake", "-o", "without"], 0);
     assert!(
-        said.contains("whole volumes") && said.contains("Dataset298"),
-        "{said}"
+        log.contains("whole volumes") && log.contains("Dataset298"),
+        "{log}"
     );
     let (map, sidecar) = predicted(
         here,
@@ -206,7 +209,7 @@ fn without_six(here: &Path, six: &Path) {
     fs::rename(here.join("six"), six).unwrap();
 }
 
-/// As TotalSegmentator's releases have it.
+/// As in TotalSegmentator's releases.
 fn six_in_a_zip(here: &Path, six: &Path) {
     let zip = six.with_extension("zip");
     let zipped = Command::new(std::env::var_os("CTSEG_TEST_NNUNET").unwrap())
@@ -217,10 +220,10 @@ fn six_in_a_zip(here: &Path, six: &Path) {
     assert!(zipped.success());
     fs::rename(six, here.join("six")).unwrap();
     let fastest = ["fake", "--task", "total_fastest", "-o", "unzipped"];
-    let said = import(here, &fastest, 0);
+    let log = import(here, &fastest, 0);
     assert!(
-        said.contains("117 structures") && said.contains(".zip"),
-        "{said}"
+        log.contains("117 structures") && log.contains(".zip"),
+        "{log}"
     );
     fs::remove_file(&zip).unwrap();
     fs::rename(here.join("six"), six).unwrap();
@@ -231,7 +234,7 @@ fn six_in_a_zip(here: &Path, six: &Path) {
 }
 
 #[test]
-fn tasks_that_cannot_be_imported_say_why() {
+fn tasks_that_cannot_be_imported_are_refused_with_the_reason() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     for (task, expected) in [
@@ -239,15 +242,15 @@ fn tasks_that_cannot_be_imported_say_why() {
         ("vertebrae_pp", "renumbers the vertebrae"),
         ("totl", "expected a task such as total"),
     ] {
-        let said = import(here, &[".", "--task", task], 2);
-        assert!(said.contains(expected) && said.contains(task), "{said}");
-        assert_eq!(said.trim().lines().count(), 1, "{said}");
+        let log = import(here, &[".", "--task", task], 2);
+        assert!(log.contains(expected) && log.contains(task), "{log}");
+        assert_eq!(log.trim().lines().count(), 1, "{log}");
     }
-    let said = import(here, &["--help"], 0);
-    assert!(said.contains("total_fastest, total_mr"), "{said}");
-    // A model that is there is replaced, all else is not.
+    let log = import(here, &["--help"], 0);
+    assert!(log.contains("total_fastest, total_mr"), "{log}");
+    // Existing models are replaced, other folders are not.
     fs::create_dir(here.join("model")).unwrap();
     fs::write(here.join("model/notes.txt"), "mine").unwrap();
-    let said = import(here, &["."], 1);
-    assert!(said.contains("notes.txt"), "{said}");
+    let log = import(here, &["."], 1);
+    assert!(log.contains("notes.txt"), "{log}");
 }

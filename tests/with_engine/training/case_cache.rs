@@ -1,4 +1,4 @@
-//! Trainings with a cache of prepared cases: the same weights, also of several processes at once.
+//! Training with a cache of preprocessed cases: the same weights, also with several processes at once.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ fn entries(folder: &Path) -> Vec<PathBuf> {
     entries
 }
 
-/// Bytes of all entries.
+/// The total size of all entries.
 fn bytes_below(folder: &Path) -> u64 {
     let entries = fs::read_dir(folder).unwrap().flatten();
     entries
@@ -23,7 +23,7 @@ fn bytes_below(folder: &Path) -> u64 {
         .sum()
 }
 
-/// A small stage 1, of one fold.
+/// Trains one fold of a small stage 1.
 fn arguments<'a>(data: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     let mut arguments = vec![
         "fit", "--stage", "1", "--data", data, "--epochs", "2", "--fold", "0",
@@ -31,7 +31,7 @@ fn arguments<'a>(data: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     arguments.extend(SMALL);
     for set in [
         "training.augmentation={ hu_shift_probability = 0.5, flip_axes = ['x'] }",
-        // Nothing stays in memory: every epoch asks the store.
+        // No cases in memory: every epoch reads the cache.
         "training.cache_mb=0",
     ] {
         arguments.extend(["--set", set]);
@@ -46,22 +46,22 @@ fn weights(folder: &Path) -> Vec<u8> {
 }
 
 /// The numbers in the cache report: cases read and preprocessed.
-fn reported(said: &str) -> (u64, u64) {
-    let line = said.lines().find(|line| line.starts_with("case cache "));
-    let line = line.unwrap_or_else(|| panic!("{said}"));
+fn reported(log: &str) -> (u64, u64) {
+    let line = log.lines().find(|line| line.starts_with("case cache "));
+    let line = line.unwrap_or_else(|| panic!("{log}"));
     let rest = line.split_once(": ").unwrap().1;
     let mut numbers = rest.split(' ').filter_map(|word| word.parse().ok());
     (numbers.next().unwrap(), numbers.next().unwrap())
 }
 
 #[test]
-fn weights_are_the_same_without_a_cache_with_a_cold_and_with_a_warm_one() {
+fn weights_are_the_same_without_a_cache_and_with_a_cold_or_warm_one() {
     let data = tempfile::tempdir().unwrap();
     let descriptor = phantoms(data.path(), 4, 0);
     let plain = arguments(descriptor.to_str().unwrap(), &[]);
     let without = tempfile::tempdir().unwrap();
-    let said = stderr(&run(without.path(), &plain, 0));
-    assert!(!said.contains("case cache"), "{said}");
+    let log = stderr(&run(without.path(), &plain, 0));
+    assert!(!log.contains("case cache"), "{log}");
 
     let cache = data.path().join("cache");
     let with = arguments(
@@ -76,12 +76,12 @@ fn weights_are_the_same_without_a_cache_with_a_cold_and_with_a_warm_one() {
     let mut counts = Vec::new();
     for _ in ["cold", "warm"] {
         let folder = tempfile::tempdir().unwrap();
-        let said = stderr(&run(folder.path(), &with, 0));
-        assert!(weights(folder.path()) == weights(without.path()), "{said}");
-        assert!(said.contains("of 104.9 MB"), "{said}");
-        counts.push(reported(&said));
+        let log = stderr(&run(folder.path(), &with, 0));
+        assert!(weights(folder.path()) == weights(without.path()), "{log}");
+        assert!(log.contains("of 104.9 MB"), "{log}");
+        counts.push(reported(&log));
     }
-    // Each of the four was made once, and found whenever it was asked for again.
+    // Each of the four cases was preprocessed once, and read from the cache afterwards.
     let [(cold_found, cold_made), (warm_found, warm_made)] = counts[..] else {
         panic!("{counts:?}")
     };
@@ -91,8 +91,8 @@ fn weights_are_the_same_without_a_cache_with_a_cold_and_with_a_warm_one() {
     assert_sweep_uses_it(data.path(), plain);
 }
 
-/// The settings file says as much as the flags of `fit`, relative to its own folder; a trial of a sweep uses what a
-/// training has made.
+/// The settings file works like the flags of `fit`, relative to its own folder; sweep trials use the cache of a
+/// training.
 fn assert_sweep_uses_it(data: &Path, fit: Vec<&str>) {
     let folder = data.join("work");
     fs::create_dir(&folder).unwrap();
@@ -110,19 +110,19 @@ fn assert_sweep_uses_it(data: &Path, fit: Vec<&str>) {
         "--rungs",
         "1",
     ]);
-    let said = stderr(&run(&folder, &sweep, 0));
-    assert_eq!(said.matches(" read, 0 preprocessed").count(), 2, "{said}");
+    let log = stderr(&run(&folder, &sweep, 0));
+    assert_eq!(log.matches(" read, 0 preprocessed").count(), 2, "{log}");
     fs::write(
         folder.join("ctseg.toml"),
         "case_cache = \"c\"\ncase_cache_size = \"much\"\n",
     )
     .unwrap();
-    let said = stderr(&run(&folder, &sweep, 2));
-    assert!(said.contains("'much' is not a size"), "{said}");
+    let log = stderr(&run(&folder, &sweep, 2));
+    assert!(log.contains("'much' is not a size"), "{log}");
 }
 
 #[test]
-fn processes_share_a_folder_at_once_within_its_bound() {
+fn concurrent_processes_share_a_cache_within_its_limit() {
     let data = tempfile::tempdir().unwrap();
     let descriptor = phantoms(data.path(), 4, 0);
     let plain = arguments(descriptor.to_str().unwrap(), &[]);
@@ -142,7 +142,7 @@ fn processes_share_a_folder_at_once_within_its_bound() {
             ],
         );
         let folders = [(); 2].map(|()| tempfile::tempdir().unwrap());
-        let begun = folders.each_ref().map(|folder| {
+        let started = folders.each_ref().map(|folder| {
             let mut command = ctseg(folder.path(), &with);
             command
                 .stdout(Stdio::null())
@@ -150,16 +150,16 @@ fn processes_share_a_folder_at_once_within_its_bound() {
                 .spawn()
                 .unwrap()
         });
-        for (child, folder) in begun.into_iter().zip(&folders) {
+        for (child, folder) in started.into_iter().zip(&folders) {
             let output = child.wait_with_output().unwrap();
-            let said = stderr(&output);
-            assert_eq!(output.status.code(), Some(0), "{said}");
-            assert!(!said.contains("warning: case cache"), "{said}");
+            let log = stderr(&output);
+            assert_eq!(output.status.code(), Some(0), "{log}");
+            assert!(!log.contains("warning: case cache"), "{log}");
             assert!(
                 weights(folder.path()) == weights(without.path()),
-                "{name}: {said}"
+                "{name}: {log}"
             );
-            assert!(reported(&said).1 > 0 || reported(&said).0 > 0);
+            assert!(reported(&log).1 > 0 || reported(&log).0 > 0);
         }
         let left = entries(&cache);
         assert!(
@@ -172,6 +172,6 @@ fn processes_share_a_folder_at_once_within_its_bound() {
             "wide" => assert_eq!(left.len(), 4, "{left:?}"),
             _ => assert!((1..4).contains(&left.len()), "{left:?}"),
         }
-        most = bytes_below(&cache) * 6 / 10; // no room for all next time
+        most = bytes_below(&cache) * 6 / 10; // too small for all cases next time
     }
 }

@@ -59,10 +59,10 @@ fn data(folder: &Path, train: usize, test: usize) -> Dataset {
 }
 
 #[test]
-fn every_case_is_predicted_by_the_fold_that_did_not_see_it() {
+fn every_case_is_predicted_by_the_fold_that_held_it_out() {
     let folder = tempfile::tempdir().unwrap();
     let dataset = data(folder.path(), 5, 1);
-    // Fast enough that something is marked after one short training.
+    // A learning rate high enough to find something after one short training.
     let fast = [
         "--set",
         "training.optimiser.learning_rate=0.1",
@@ -87,7 +87,7 @@ fn every_case_is_predicted_by_the_fold_that_did_not_see_it() {
     let bundle = Bundle::open(&folder.path().join("model")).unwrap();
     assert_by_own_fold(&bundle, &dataset, &out);
 
-    // The figures are those of `ctseg evaluate`.
+    // The scores equal those of `ctseg evaluate`.
     let path = out.to_str().unwrap();
     run(
         folder.path(),
@@ -100,7 +100,7 @@ fn every_case_is_predicted_by_the_fold_that_did_not_see_it() {
         read(folder.path().join("again/metrics.csv"))
     );
 
-    // Stage 1 marks all structures as one, and is compared with them as one.
+    // Stage 1 segments the union of all structures, and is compared with it.
     let out = run_of(&first, folder.path()).join("out_of_fold");
     let table = read(out.join("metrics.csv"));
     assert_eq!(table.lines().count(), 6, "{table}");
@@ -109,7 +109,7 @@ fn every_case_is_predicted_by_the_fold_that_did_not_see_it() {
     assert!(union.data.iter().all(|label| *label <= 1));
 }
 
-/// Each label map in `out` is what the fold of stage 2 that did not see its case gives, and not the other's.
+/// Asserts that each label map in `out` is the result of the stage-2 fold that held the case out.
 fn assert_by_own_fold(bundle: &Bundle, dataset: &Dataset, out: &Path) {
     let compute = common::compute();
     let cases = dataset.training_cases();
@@ -150,7 +150,7 @@ fn assert_by_own_fold(bundle: &Bundle, dataset: &Dataset, out: &Path) {
 }
 
 #[test]
-fn label_maps_that_are_whole_are_kept_when_the_run_is_resumed() {
+fn valid_label_maps_are_kept_when_the_run_is_resumed() {
     let folder = tempfile::tempdir().unwrap();
     data(folder.path(), 4, 0);
     let single = ["--set", "train_folds=[0, 1]"];
@@ -171,7 +171,7 @@ fn label_maps_that_are_whole_are_kept_when_the_run_is_resumed() {
     assert_eq!(before.len(), 4);
     let times: Vec<_> = before.iter().map(written).collect();
     let bytes = std::fs::read(&before[1]).unwrap();
-    // One is lost, and one lacks the sidecar that says that it is whole.
+    // One label map is lost, and one lacks its sidecar.
     std::fs::remove_file(&before[1]).unwrap();
     let name = before[2].to_string_lossy().replace(".nii.gz", ".json");
     std::fs::remove_file(name).unwrap();
@@ -191,7 +191,7 @@ fn label_maps_that_are_whole_are_kept_when_the_run_is_resumed() {
 }
 
 #[test]
-fn one_fold_gives_its_own_cases_and_a_flag_none() {
+fn one_fold_predicts_its_own_cases_and_a_flag_disables_predictions() {
     let folder = tempfile::tempdir().unwrap();
     data(folder.path(), 4, 0);
     let summary = fit(folder.path(), "single", &["--fold", "1"]);
@@ -210,7 +210,7 @@ fn one_fold_gives_its_own_cases_and_a_flag_none() {
     );
     assert!(summary["out_of_fold"].is_null());
     assert!(!run_of(&summary, folder.path()).join("out_of_fold").exists());
-    // What is done afterwards does not make it another training: both folds are in the model.
+    // The flag does not make it a different training: both folds are in the model.
     let bundle = Bundle::open(&folder.path().join("model")).unwrap();
     assert_eq!(bundle.stage(2).unwrap().folds.len(), 2);
     assert_eq!(bundle.manifest.postprocessing, None);

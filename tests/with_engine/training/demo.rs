@@ -1,4 +1,4 @@
-//! `ctseg demo` on a handful of phantoms: every promised file is there and says what it should.
+//! `ctseg demo` on a few phantoms: every documented file exists and has the expected content.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use crate::common::{SMALL, run, stderr};
 use serde_json::Value;
 
 #[test]
-fn the_demo_leaves_what_it_promises() {
+fn the_demo_writes_the_documented_files() {
     let folder = tempfile::tempdir().unwrap();
     let mut arguments = vec![
         "demo",
@@ -20,9 +20,9 @@ fn the_demo_leaves_what_it_promises() {
         "training.epochs=1",
     ];
     arguments.extend(SMALL);
-    let said = stderr(&run(folder.path(), &arguments, 0));
+    let log = stderr(&run(folder.path(), &arguments, 0));
     for step in ["1/5", "2/5", "3/5", "4/5", "5/5"] {
-        assert!(said.contains(step), "{said}");
+        assert!(log.contains(step), "{log}");
     }
     let out = folder.path().join("out");
     assert_evaluated(&out);
@@ -33,7 +33,7 @@ fn the_demo_leaves_what_it_promises() {
     assert!(sidecar["cascade"]["roi"]["end"].is_array(), "{sidecar}");
     assert_eq!(sidecar["volumes_ml"].as_object().unwrap().len(), 5);
 
-    // The run folders hold what a later look needs.
+    // The run folders are complete.
     for run in std::fs::read_dir(out.join("runs")).unwrap() {
         let run = run.unwrap().path();
         for file in ["recipe.toml", "run.toml", "metrics.jsonl", "log.txt"] {
@@ -78,7 +78,7 @@ fn assert_reported(out: &Path) {
     assert!(report.len() < 4_000_000, "{}", report.len());
 }
 
-/// The model, a volume and the data can be looked into.
+/// The model, a volume and the data can be inspected.
 fn assert_inspected(folder: &Path) {
     let layers = run_stdout(folder, &["inspect", "out/model"]);
     assert!(
@@ -114,8 +114,8 @@ fn too_few_phantoms_are_refused_before_any_is_made() {
         ),
         (["demo", "--test", "0"], "--test 0: expected 1 or more"),
     ] {
-        let said = stderr(&run(folder.path(), &arguments, 2));
-        assert!(said.contains(expected), "{said}");
+        let log = stderr(&run(folder.path(), &arguments, 2));
+        assert!(log.contains(expected), "{log}");
     }
     assert!(!folder.path().join("ctseg-demo").exists());
 }

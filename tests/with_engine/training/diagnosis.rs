@@ -1,4 +1,4 @@
-//! What real trainings are told: one whose network is too small, one that is too fast, one with too little data.
+//! Diagnoses of real trainings: a network that is too small, a learning rate that is too high.
 
 use crate::common::{phantoms, run};
 use serde_json::Value;
@@ -27,7 +27,7 @@ fn diagnosed(cases: usize, set: &[&str]) -> (Value, tempfile::TempDir) {
     for file in ["diagnosis.json", "plots/loss.png", "plots/dice.png"] {
         assert!(run_folder.join(file).exists(), "{file}");
     }
-    // And as it is found again by whoever looks at the run.
+    // `ctseg inspect` of the run shows the same diagnosis.
     let shown = run(folder.path(), &["inspect", run_folder.to_str().unwrap()], 0);
     let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
     let diagnosis = summary["diagnoses"][0].clone();
@@ -37,7 +37,7 @@ fn diagnosed(cases: usize, set: &[&str]) -> (Value, tempfile::TempDir) {
 }
 
 #[test]
-fn a_network_too_small_and_a_rate_too_high_fit_too_little() {
+fn a_small_network_and_a_high_learning_rate_underfit() {
     let (tiny, _folder) = diagnosed(
         4,
         &[

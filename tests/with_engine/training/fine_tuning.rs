@@ -6,7 +6,7 @@ use crate::common::{SMALL, phantoms, run, stderr};
 use ctseg_core::model::bundle::Bundle;
 use ctseg_core::run::checkpoint::Checkpoint;
 
-/// What a short fit of one fold says, with the words of `line`.
+/// The log of a short fit of one fold, with the arguments in `line`.
 fn short_fit(folder: &Path, data: &Path, line: &str, code: i32) -> String {
     let data = data.to_str().unwrap();
     let first = [
@@ -17,7 +17,7 @@ fn short_fit(folder: &Path, data: &Path, line: &str, code: i32) -> String {
 }
 
 #[test]
-fn a_model_is_trained_further_and_what_does_not_fit_begins_anew() {
+fn fine_tuning_initialises_matching_layers_and_reinitialises_the_rest() {
     let folder = tempfile::tempdir().unwrap();
     let data = phantoms(folder.path(), 4, 0);
     let fit = |line: &str, code: i32| short_fit(folder.path(), &data, line, code);
@@ -28,42 +28,42 @@ fn a_model_is_trained_further_and_what_does_not_fit_begins_anew() {
     fit("--model first", 0);
     let first = weights("first");
 
-    // A rate of next to nothing: what is published is what it began with.
-    let said = fit(
+    // With a learning rate near 0 the published weights equal the initial ones.
+    let log = fit(
         "--model second --from first --set training.optimiser.learning_rate=1e-12 \
          --set training.optimiser.weight_decay=0",
         0,
     );
-    assert!(said.contains("initialised all"), "{said}");
+    assert!(log.contains("initialised all"), "{log}");
     let second = weights("second");
-    let apart = |name: &str| {
+    let difference = |name: &str| {
         let pairs = first[0][name].values.iter().zip(&second[0][name].values);
         pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
     };
-    assert!(apart("head.weight") < 1e-6);
+    assert!(difference("head.weight") < 1e-6);
 
-    // One more input channel: the first layer begins anew, and the run says so.
+    // One more input channel: the first layer is re-initialised, and the run says so.
     let wider = "--model third --from first --set windows_hu=[[-160,240],[-200,1200],[-1000,0]]";
-    let said = fit(wider, 0);
+    let log = fit(wider, 0);
     assert!(
-        said.contains("re-initialised: encoder.0.0.conv.weight ("),
-        "{said}"
+        log.contains("re-initialised: encoder.0.0.conv.weight ("),
+        "{log}"
     );
 
-    // Other structures: so does the head.
+    // Other structures: so is the head.
     let text = std::fs::read_to_string(&data)
         .unwrap()
         .replace("liver", "hepar");
     let renamed = folder.path().join("renamed.toml");
     std::fs::write(&renamed, text).unwrap();
     let line = "--model fourth --from first --runs renamed-runs";
-    let said = short_fit(folder.path(), &renamed, line, 0);
+    let log = short_fit(folder.path(), &renamed, line, 0);
     assert!(
-        said.contains("re-initialised: head.bias, head.weight"),
-        "{said}"
+        log.contains("re-initialised: head.bias, head.weight"),
+        "{log}"
     );
 
-    // Another network, and no model at all: refused, and no run folder is left.
+    // Another network, or no model: refused, and no run folder is left.
     let runs = || {
         std::fs::read_dir(folder.path().join("runs"))
             .unwrap()

@@ -1,4 +1,4 @@
-//! Training through the binary: reproducible, resumable, and honest about bad data.
+//! Training through the binary: reproducibility, resuming, reports of bad data.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -26,30 +26,30 @@ fn weights(folder: &Path) -> Vec<u8> {
     std::fs::read(folder.join("model/stage1.safetensors")).unwrap()
 }
 
-fn wait_for(what: &str, mut there: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !there() {
+fn wait_for(what: &str, mut is_ready: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !is_ready() {
         assert!(
-            begun.elapsed() < Duration::from_secs(120),
-            "{what} did not come"
+            start.elapsed() < Duration::from_secs(120),
+            "timed out waiting for {what}"
         );
         std::thread::sleep(Duration::from_millis(5));
     }
 }
 
 #[test]
-fn the_same_seed_gives_the_same_bytes_and_a_killed_run_resumes_to_them() {
+fn one_seed_gives_the_same_bytes_also_in_a_killed_and_resumed_run() {
     killed_and_resumed(&[]);
 }
 
 #[test]
-fn a_killed_run_resumes_to_the_same_average_of_its_weights() {
+fn a_killed_run_resumes_to_the_same_weight_average() {
     let average = ["--set", "training.weight_average=0.95"];
     killed_and_resumed(&[average, ["--set", "training.keep=last"]].concat());
 }
 
 #[test]
-fn a_killed_run_resumes_within_its_curriculum_and_its_augmentation() {
+fn a_killed_run_resumes_its_curriculum_and_augmentation() {
     let more = [
         "training.curriculum={ epochs = 3, easiest = 0.3 }",
         "training.slice_sampling=balanced",
@@ -61,7 +61,7 @@ fn a_killed_run_resumes_within_its_curriculum_and_its_augmentation() {
 }
 
 #[test]
-fn folds_beside_the_data_are_trained_and_a_resumed_run_keeps_them() {
+fn predefined_folds_are_trained_and_a_resumed_run_keeps_them() {
     let folder = tempfile::tempdir().unwrap();
     let descriptor = phantoms(folder.path(), 4, 0);
     let dataset = Dataset::open(&descriptor).unwrap();
@@ -76,10 +76,10 @@ fn folds_beside_the_data_are_trained_and_a_resumed_run_keeps_them() {
     std::fs::write(&file, folds.to_string()).unwrap();
     let mut arguments = fit_arguments(descriptor.to_str().unwrap(), "1");
     arguments.push("--no-out-of-fold");
-    let said = stderr(&run(folder.path(), &arguments, 0));
+    let log = stderr(&run(folder.path(), &arguments, 0));
     assert!(
-        said.contains("using the 3 folds of") && said.contains("instead of the recipe's 2"),
-        "{said}"
+        log.contains("using the 3 folds of") && log.contains("instead of the recipe's 2"),
+        "{log}"
     );
     let assert_held_out = || {
         let bundle = Bundle::open(&folder.path().join("model")).unwrap();
@@ -97,12 +97,12 @@ fn folds_beside_the_data_are_trained_and_a_resumed_run_keeps_them() {
     assert_held_out();
 }
 
-/// Two runs of one seed, and one that is killed in between.
+/// Compares two runs of one seed with one that is killed and resumed.
 fn killed_and_resumed(more: &[&str]) {
     let data = tempfile::tempdir().unwrap();
     let descriptor = phantoms(data.path(), 4, 0);
     let mut arguments = fit_arguments(descriptor.to_str().unwrap(), "3");
-    arguments.extend(["--set", "network.dropout=0.3"]); // its draws must come back too
+    arguments.extend(["--set", "network.dropout=0.3"]); // its random numbers must be restored too
     arguments.extend(more);
 
     let straight = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
@@ -143,7 +143,7 @@ fn killed_and_resumed(more: &[&str]) {
     let manifest =
         |folder: &Path| std::fs::read_to_string(folder.join("model/model.toml")).unwrap();
     assert_eq!(manifest(killed.path()), manifest(straight[0].path()));
-    // Resumed once more there is nothing left to do, and nothing changes.
+    // Resumed again, the run has nothing to do and changes nothing.
     run(
         killed.path(),
         &["fit", "--resume", run_folder.to_str().unwrap()],
@@ -153,7 +153,7 @@ fn killed_and_resumed(more: &[&str]) {
 }
 
 #[test]
-fn killed_at_any_moment_the_last_checkpoint_loads() {
+fn the_last_checkpoint_loads_after_a_kill_at_any_time() {
     let data = tempfile::tempdir().unwrap();
     let descriptor = phantoms(data.path(), 4, 0);
     let arguments = fit_arguments(descriptor.to_str().unwrap(), "200");
@@ -181,7 +181,7 @@ fn killed_at_any_moment_the_last_checkpoint_loads() {
 
 #[cfg(unix)]
 #[test]
-fn asked_to_stop_it_exits_75_and_says_how_it_stands() {
+fn a_stopped_run_exits_with_code_75_and_its_progress() {
     let data = tempfile::tempdir().unwrap();
     let descriptor = phantoms(data.path(), 4, 0);
     let folder = tempfile::tempdir().unwrap();
@@ -220,28 +220,28 @@ fn asked_to_stop_it_exits_75_and_says_how_it_stands() {
 }
 
 #[test]
-fn time_is_kept() {
+fn the_time_limit_is_respected() {
     let folder = tempfile::tempdir().unwrap();
     let descriptor = phantoms(&folder.path().join("data"), 4, 0);
     let mut arguments = fit_arguments(descriptor.to_str().unwrap(), "100000");
     arguments.extend(["--max-time", "4s"]);
-    let begun = Instant::now();
-    let said = stderr(&run(folder.path(), &arguments, 0));
+    let start = Instant::now();
+    let log = stderr(&run(folder.path(), &arguments, 0));
     // Not a measurement: without the limit this would take days.
     assert!(
-        begun.elapsed() < Duration::from_secs(60),
+        start.elapsed() < Duration::from_secs(60),
         "{:?}",
-        begun.elapsed()
+        start.elapsed()
     );
     assert_eq!(
-        said.matches("time limit reached after").count(),
+        log.matches("time limit reached after").count(),
         2,
-        "both folds end by the clock: {said}"
+        "both folds end by the time limit: {log}"
     );
 }
 
 #[test]
-fn every_bad_case_is_listed_before_any_training() {
+fn every_bad_case_is_listed_before_training() {
     let folder = tempfile::tempdir().unwrap();
     let descriptor = phantoms(&folder.path().join("data"), 4, 0);
     std::fs::write(
@@ -263,21 +263,21 @@ fn every_bad_case_is_listed_before_any_training() {
         &fit_arguments(descriptor.to_str().unwrap(), "1"),
         1,
     );
-    let said = stderr(&output);
+    let log = stderr(&output);
     assert!(
         ["phantom_001", "phantom_002", "phantom_003"]
             .iter()
-            .all(|case| said.contains(case)),
-        "{said}"
+            .all(|case| log.contains(case)),
+        "{log}"
     );
     assert!(
         !folder.path().join("runs").exists(),
-        "nothing may be trained on unsound data"
+        "no training on invalid data"
     );
 }
 
 #[test]
-fn without_data_the_recipe_says_what_is_generated() {
+fn without_data_the_recipes_phantoms_are_generated() {
     let folder = tempfile::tempdir().unwrap();
     let arguments = [
         "--json",
@@ -315,7 +315,7 @@ fn without_data_the_recipe_says_what_is_generated() {
 }
 
 #[test]
-fn stage_2_without_stage_1_says_what_to_do() {
+fn stage_2_without_stage_1_is_refused_with_advice() {
     let folder = tempfile::tempdir().unwrap();
     let descriptor = phantoms(&folder.path().join("data"), 5, 0);
     let output = run(
@@ -336,7 +336,7 @@ fn stage_2_without_stage_1_says_what_to_do() {
         "{}",
         stderr(&output)
     );
-    // Wrong usage has its own code.
+    // Wrong usage has its own exit code.
     run(folder.path(), &["fit"], 2);
     run(folder.path(), &["predict"], 2);
     run(folder.path(), &["fit", "--stage", "7"], 2);
@@ -348,7 +348,7 @@ fn stage_2_without_stage_1_says_what_to_do() {
 }
 
 #[test]
-fn settings_come_from_flags_then_environment_then_the_file() {
+fn flags_override_the_environment_which_overrides_the_file() {
     let folder = tempfile::tempdir().unwrap();
     phantoms(&folder.path().join("data"), 4, 0);
     std::fs::write(

@@ -1,4 +1,4 @@
-//! Levels of an encoder that keep their weights, on every engine of the build and through the binary.
+//! Frozen encoder levels, on every engine of the build and through the binary.
 
 use crate::learners;
 
@@ -23,7 +23,7 @@ fn frozen(kind: OptimiserKind, average: bool) -> LearnerSetup {
     }
 }
 
-/// Frozen tensors are the same to the last bit, and all others are not.
+/// Asserts that frozen tensors are bit-identical and all others changed.
 fn assert_only_the_rest_changed(before: &NamedTensors, after: &NamedTensors, levels: usize) {
     for (name, tensor) in before {
         let same = tensor == &after[name];
@@ -32,14 +32,14 @@ fn assert_only_the_rest_changed(before: &NamedTensors, after: &NamedTensors, lev
 }
 
 #[test]
-fn frozen_levels_keep_every_bit_and_the_others_learn() {
+fn frozen_levels_stay_bit_identical_and_the_others_learn() {
     for norm in ["batch", "instance"] {
         let config = unet(norm, &[4, 8, 8]);
         for engine in engines() {
             let compute = open(engine, Precision::F32);
             for (kind, average) in [
                 (OptimiserKind::Adam, true),
-                (OptimiserKind::AdamW, false), // whose decay needs no gradient
+                (OptimiserKind::AdamW, false), // its weight decay needs no gradient
                 (OptimiserKind::Sgd, false),
                 (OptimiserKind::RmsProp, true),
             ] {
@@ -57,7 +57,7 @@ fn frozen_levels_keep_every_bit_and_the_others_learn() {
                 let averaged = learner.averaged_weights().unwrap();
                 assert_only_the_rest_changed(&before, &averaged, LEVELS);
 
-                // Nothing is remembered of frozen weights, and what is saved goes on exactly.
+                // The optimiser has no state for frozen weights, and a restored learner continues bit-identically.
                 let (state, steps) = learner.state().unwrap();
                 assert!(!state.keys().any(|name| {
                     let name = name.split_once('.').map_or("", |(_, name)| name);
@@ -74,22 +74,22 @@ fn frozen_levels_keep_every_bit_and_the_others_learn() {
                 assert_eq!(step(learner.as_mut(), 6), step(again.as_mut(), 6));
                 assert_eq!(learner.weights().unwrap(), again.weights().unwrap());
 
-                // Thawed, all of them learn.
-                let mut thawed = restored(LearnerSetup {
+                // Unfrozen, all levels learn.
+                let mut unfrozen = restored(LearnerSetup {
                     frozen_levels: 0,
                     sync_norms: false,
                     group: Default::default(),
                     ..frozen(kind, average)
                 });
-                step(thawed.as_mut(), 6);
-                assert_only_the_rest_changed(&after, &thawed.weights().unwrap(), 0);
+                step(unfrozen.as_mut(), 6);
+                assert_only_the_rest_changed(&after, &unfrozen.weights().unwrap(), 0);
             }
         }
     }
 }
 
 #[test]
-fn engines_agree_on_what_the_rest_learns() {
+fn engines_agree_on_the_unfrozen_levels() {
     let config = toml::from_str("kind = 'unet2d'\nwidths = [4, 8, 8]\nnorm = 'batch'").unwrap();
     let weights: Vec<NamedTensors> = engines()
         .into_iter()
@@ -122,7 +122,7 @@ fn engines_agree_on_what_the_rest_learns() {
 }
 
 #[test]
-fn fine_tuning_freezes_what_the_recipe_says_until_it_says_otherwise() {
+fn fine_tuning_freezes_levels_until_the_unfreeze_epoch() {
     let folder = tempfile::tempdir().unwrap();
     let data = phantoms(folder.path(), 4, 0);
     let data = data.to_str().unwrap();
@@ -155,21 +155,21 @@ fn fine_tuning_freezes_what_the_recipe_says_until_it_says_otherwise() {
         fit(&[&tune[..], &["--model", "second"]].concat(), 0);
         assert_only_the_rest_changed(&weights("first"), &weights("second"), 1);
         let thaw = ["--model", "third", "--set", "training.unfreeze_epoch=1"];
-        let said = fit(&[&tune[..], &thaw].concat(), 0);
+        let log = fit(&[&tune[..], &thaw].concat(), 0);
         assert!(
-            said.contains("all encoder levels are trained from now on"),
-            "{said}"
+            log.contains("all encoder levels are trained from now on"),
+            "{log}"
         );
         assert_only_the_rest_changed(&weights("first"), &weights("third"), 0);
 
-        // With other channels the first level begins anew: frozen, it would stay random.
+        // With other channels the first level is re-initialised: frozen, it would stay random.
         let wider = "windows_hu=[[-160, 240], [-200, 1200], [-1000, 0]]";
-        let said = fit(
+        let log = fit(
             &[&tune[..], &["--model", "fourth", "--set", wider]].concat(),
             1,
         );
-        assert!(said.contains("encoder.0.0.conv.weight"), "{said}");
-        let said = fit(&[&freeze[..], &["--model", "fifth"]].concat(), 2);
-        assert!(said.contains("--from"), "{said}");
+        assert!(log.contains("encoder.0.0.conv.weight"), "{log}");
+        let log = fit(&[&freeze[..], &["--model", "fifth"]].concat(), 2);
+        assert!(log.contains("--from"), "{log}");
     }
 }

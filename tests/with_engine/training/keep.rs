@@ -1,4 +1,4 @@
-//! Which epoch's weights, and whether their average, go into a model; through the binary.
+//! The epoch whose weights, or weight average, are published; through the binary.
 
 use std::path::{Path, PathBuf};
 
@@ -6,7 +6,7 @@ use crate::common::{SMALL, phantoms, run, stderr};
 use ctseg_core::run::checkpoint::{Checkpoint, CheckpointFolder};
 use ctseg_engine::weights::{NamedTensors, below_prefix, read_tensors};
 
-/// One fold trained with `overrides` in `folder`; its run and its last words.
+/// Trains one fold with `overrides` in `folder`; returns its run and its summary.
 fn trained(folder: &Path, data: &Path, overrides: &[&str]) -> (PathBuf, serde_json::Value) {
     let data = data.to_str().unwrap();
     let mut arguments = vec![
@@ -38,19 +38,19 @@ fn manifest(folder: &Path) -> toml::Value {
     manifest["stage1"]["folds"][0].clone()
 }
 
-/// Weights that hardly move: no epoch is better than the first, so that the best is not the last.
-const STANDING: [&str; 2] = [
+/// Weights that hardly change: no epoch is better than the first, so the best is not the last.
+const CONSTANT: [&str; 2] = [
     "training.optimiser.learning_rate=1e-9",
     "network.norm=instance",
 ];
 
 #[test]
-fn the_best_epochs_weights_are_kept_unless_the_recipe_says_the_last() {
+fn the_best_epoch_is_published_unless_the_recipe_keeps_the_last() {
     let data = tempfile::tempdir().unwrap();
     let descriptor = phantoms(data.path(), 4, 0);
     for keep in ["best", "last"] {
         let folder = tempfile::tempdir().unwrap();
-        let set = [STANDING[0], STANDING[1], &format!("training.keep={keep}")];
+        let set = [CONSTANT[0], CONSTANT[1], &format!("training.keep={keep}")];
         let (run_folder, fold) = trained(folder.path(), &descriptor, &set);
         let checkpoints = checkpoints(&run_folder);
         let best = Checkpoint::load(&checkpoints.best()).unwrap();
@@ -69,21 +69,21 @@ fn the_best_epochs_weights_are_kept_unless_the_recipe_says_the_last() {
         assert_eq!(fold["kept"]["validation_dice"].as_f64(), dice);
         assert_eq!(fold["progress"]["best"][0], 1);
 
-        // Resumed after its end, even where its checkpoint says nothing of the last epoch's validation.
+        // A finished run resumes, even if its checkpoint lacks the last epoch's validation.
         last.progress.last_validation = None;
         checkpoints.save_last(&last).unwrap();
         let before = in_model(folder.path());
         let arguments = ["fit", "--resume", run_folder.to_str().unwrap()];
-        let said = stderr(&run(folder.path(), &arguments, 0));
+        let log = stderr(&run(folder.path(), &arguments, 0));
         assert!(in_model(folder.path()) == before);
         assert_eq!(manifest(folder.path()), manifest_before, "{keep}");
-        assert_eq!(said.contains("kept epoch 3, the last"), keep == "last");
-        assert!(said.contains("best epoch 1"), "{said}");
+        assert_eq!(log.contains("kept epoch 3, the last"), keep == "last");
+        assert!(log.contains("best epoch 1"), "{log}");
     }
 }
 
 #[test]
-fn where_an_average_is_kept_it_goes_into_the_model() {
+fn a_weight_average_is_published_in_the_model() {
     let data = tempfile::tempdir().unwrap();
     let descriptor = phantoms(data.path(), 4, 0);
     for keep in ["best", "last"] {
@@ -98,7 +98,10 @@ fn where_an_average_is_kept_it_goes_into_the_model() {
             average.keys().collect::<Vec<_>>(),
             last.network.keys().collect::<Vec<_>>()
         );
-        assert!(average != last.network, "training goes on from the weights");
+        assert!(
+            average != last.network,
+            "training continues from the weights"
+        );
         let kept = if keep == "best" {
             &best.network
         } else {
@@ -106,29 +109,25 @@ fn where_an_average_is_kept_it_goes_into_the_model() {
         };
         assert!(in_model(folder.path()) == *kept, "{keep}");
         if fold["progress"]["best"][0] == 3 {
-            assert!(
-                best.network == average,
-                "the average is the best of its epoch"
-            );
+            assert!(best.network == average, "the best epoch holds the average");
         }
     }
 }
 
 #[test]
-fn a_decay_outside_of_its_range_is_refused_in_one_line() {
+fn a_decay_out_of_range_is_refused_in_one_line() {
     let folder = tempfile::tempdir().unwrap();
     for wrong in ["0", "1", "1.5", "-0.1", "nan"] {
         let set = format!("training.weight_average={wrong}");
         let output = run(folder.path(), &["fit", "--stage", "1", "--set", &set], 1);
-        let said = stderr(&output);
-        let said = said.trim();
+        let log = stderr(&output);
+        let log = log.trim();
         assert!(
-            said.contains("training.weight_average must lie between 0 and 1")
-                && !said.contains('\n'),
-            "{wrong}: {said}"
+            log.contains("training.weight_average must lie between 0 and 1") && !log.contains('\n'),
+            "{wrong}: {log}"
         );
     }
     let arguments = ["fit", "--stage", "1", "--set", "training.keep=worst"];
-    let said = stderr(&run(folder.path(), &arguments, 1));
-    assert!(said.contains("best") && said.contains("last"), "{said}");
+    let log = stderr(&run(folder.path(), &arguments, 1));
+    assert!(log.contains("best") && log.contains("last"), "{log}");
 }

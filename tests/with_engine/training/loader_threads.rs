@@ -1,11 +1,11 @@
-//! However many threads prepare the batches, the weights are the same to the last bit, on each engine.
+//! The number of data-loader threads does not change the weights, bit for bit, on each engine.
 
 use std::path::Path;
 
 use crate::common::{ctseg, phantoms, run, stderr};
 use ctseg_core::run::checkpoint::{Checkpoint, CheckpointFolder};
 
-/// Every change of patches there is, always.
+/// Every augmentation, always.
 const ALL_ON: &str = "training.augmentation={ rotation_probability = 1, scale_probability = 1, elastic_probability = 1, noise_probability = 1, blur_probability = 1, brightness_probability = 1, contrast_probability = 1, low_resolution_probability = 1, field_of_view_probability = 0.5, hu_shift_probability = 1, metal_probability = 0.7, coarse_dropout_probability = 1, gamma_probability = 1, inverted_gamma_probability = 1, flip_axes = ['y'] }";
 
 const SMALL: [&str; 7] = [
@@ -18,7 +18,7 @@ const SMALL: [&str; 7] = [
     ALL_ON,
 ];
 
-/// A few steps on phantoms, with everything that draws switched on; the weights of the last checkpoint.
+/// Trains a few steps on phantoms with every random option on; returns the last checkpoint and the model.
 fn trained(
     folder: &Path,
     data: &Path,
@@ -76,18 +76,18 @@ fn same_weights_on(engine: &str) {
 }
 
 #[test]
-fn loader_threads_change_no_weight_on_flex() {
+fn loader_threads_do_not_change_weights_on_flex() {
     same_weights_on("flex");
 }
 
 #[cfg(feature = "libtorch")]
 #[test]
-fn loader_threads_change_no_weight_on_libtorch() {
+fn loader_threads_do_not_change_weights_on_libtorch() {
     same_weights_on("libtorch");
 }
 
 #[test]
-fn impossible_numbers_of_loader_threads_are_refused() {
+fn invalid_numbers_of_loader_threads_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     for (wrong, expected) in [("0", "--loader-threads 0"), ("9999", "1 to 4096")] {
         let output = run(

@@ -1,5 +1,4 @@
-//! Every loss that a recipe can name, at work: on slices of phantoms with every engine of the build, and through
-//! the binary.
+//! Every loss of the recipes: on phantom slices with every engine of the build, and through the binary.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -100,7 +99,7 @@ const EXCLUSIVE: [&str; 9] = [
 ];
 
 #[test]
-fn every_loss_falls_on_every_engine() {
+fn every_loss_decreases_on_every_engine() {
     let network: NetworkConfig =
         toml::from_str("kind = 'unet2d'\nwidths = [8, 16]\nnorm = 'instance'").unwrap();
     let independent = INDEPENDENT.map(|section| (section, Outputs::Independent));
@@ -184,7 +183,7 @@ fn unknown_voxels_and_distances_reach_the_batches() {
 }
 
 #[test]
-fn patches_of_volumes_lie_around_something_that_is_known() {
+fn patches_contain_known_voxels() {
     let folder = tempfile::tempdir().unwrap();
     let mut dataset = Dataset::open(&phantoms(folder.path(), 1, 0)).unwrap();
     dataset.structures.remove(0);
@@ -210,7 +209,7 @@ fn patches_of_volumes_lie_around_something_that_is_known() {
     }
 }
 
-/// Takes the liver for unknown.
+/// Makes the liver the ignore label.
 fn ignore_liver(descriptor: &Path) {
     let text = std::fs::read_to_string(descriptor).unwrap();
     let liver = text.lines().find(|line| line.starts_with("liver")).unwrap();
@@ -224,7 +223,7 @@ fn ignore_liver(descriptor: &Path) {
 }
 
 #[test]
-fn exclusive_classes_with_unknown_voxels_from_recipe_to_label_map() {
+fn exclusive_classes_with_an_ignore_label_train_and_predict() {
     let data = tempfile::tempdir().unwrap();
     let descriptor = phantoms(data.path(), 4, 1);
     ignore_liver(&descriptor);
@@ -282,7 +281,7 @@ fn exclusive_classes_with_unknown_voxels_from_recipe_to_label_map() {
 }
 
 #[test]
-fn weights_of_classes_that_there_are_not_are_named_before_anything_is_read() {
+fn class_weights_of_unknown_classes_are_refused_before_reading_data() {
     let data = tempfile::tempdir().unwrap();
     let descriptor = phantoms(data.path(), 2, 0);
     let folder = tempfile::tempdir().unwrap();
@@ -304,11 +303,8 @@ fn weights_of_classes_that_there_are_not_are_named_before_anything_is_read() {
             &["fit", "--stage", stage, "--data", data, "--set", set],
             1,
         );
-        let said = stderr(&output);
-        let errors: Vec<&str> = said
-            .lines()
-            .filter(|line| line.contains(expected))
-            .collect();
-        assert_eq!(errors.len(), 1, "{set}: {said}");
+        let log = stderr(&output);
+        let errors: Vec<&str> = log.lines().filter(|line| line.contains(expected)).collect();
+        assert_eq!(errors.len(), 1, "{set}: {log}");
     }
 }

@@ -1,12 +1,13 @@
-//! Training: stages, losses, resuming, sweeps, several processes. What does not depend on the engine is tested once, with
-//! the embedded one alone.
+//! Training: stages, losses, resuming, sweeps, several processes. Tests that do not depend on the engine run only with
+//! the embedded one.
 
-mod calibrate;
 mod case_cache;
 #[cfg(not(feature = "libtorch"))]
 mod cross_validation;
 mod demo;
 mod diagnosis;
+#[cfg(feature = "mpi")]
+mod distributed;
 mod fine_tuning;
 mod fit;
 mod freezing;
@@ -15,6 +16,7 @@ mod loader_threads;
 mod losses;
 #[cfg(not(feature = "libtorch"))]
 mod plan;
+mod quantize;
 mod resume;
 #[cfg(all(unix, not(feature = "libtorch")))]
 mod signals;
@@ -24,6 +26,4 @@ mod slices_in_context;
 mod stages;
 #[cfg(not(feature = "libtorch"))]
 mod sweep;
-#[cfg(feature = "mpi")]
-mod together;
 mod volume_patches;

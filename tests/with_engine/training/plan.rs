@@ -1,4 +1,4 @@
-//! `ctseg plan`: figures that NumPy finds too, recipes that load, fit the memory and train.
+//! `ctseg plan`: fingerprints match NumPy; recipes load, fit into memory and train.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use serde_json::Value;
 
 mod numpy;
 
-use numpy::figures_are_numpys;
+use numpy::assert_matches_numpy;
 
 fn gib(bytes: f64) -> Budget {
     Budget {
@@ -38,7 +38,7 @@ struct Golden {
 
 /// scripts/golden/make_plan.py
 #[test]
-fn strides_and_kernels_are_nnunets() {
+fn strides_and_kernels_match_nnunet() {
     let golden: Vec<Golden> =
         serde_json::from_str(include_str!("../../golden/plan/topology.json")).unwrap();
     assert!(golden.len() > 60);
@@ -54,7 +54,7 @@ fn strides_and_kernels_are_nnunets() {
     }
 }
 
-/// A made-up dataset of one kind of scan.
+/// The fingerprint of a made-up dataset with one kind of scan.
 fn fingerprint(spacing: [f64; 3], shape: [usize; 3], foreground_mm: [f64; 3]) -> Fingerprint {
     let extent: [f64; 3] = std::array::from_fn(|axis| spacing[axis] * shape[axis] as f64);
     let case = |index: usize| CaseStats {
@@ -115,7 +115,7 @@ fn of<'a>(plans: &'a [PlannedRecipe], name: &str) -> &'a PlannedRecipe {
 }
 
 #[test]
-fn thick_slices_get_the_tenth_percentile_and_an_anisotropic_network() {
+fn thick_slices_give_the_tenth_percentile_and_an_anisotropic_network() {
     let thick = fingerprint([0.8, 0.8, 5.0], [512, 512, 90], [250.0, 200.0, 300.0]);
     let plans = plan(&thick, &structures(&["liver"]), gib(16.0)).unwrap();
     // The 10th percentile of ten cases of 5 mm and one of 2.5 (NumPy: 5.0).
@@ -136,7 +136,7 @@ fn thick_slices_get_the_tenth_percentile_and_an_anisotropic_network() {
 }
 
 #[test]
-fn less_memory_means_smaller_patches_never_a_larger_estimate() {
+fn less_memory_gives_smaller_patches_and_estimates() {
     let data = fingerprint([0.9, 0.9, 1.5], [512, 512, 300], [250.0, 200.0, 300.0]);
     let names = structures(&["liver", "spleen"]);
     let mut before: Option<Vec<usize>> = None;
@@ -173,7 +173,7 @@ fn less_memory_means_smaller_patches_never_a_larger_estimate() {
         }
         before = Some(sizes);
     }
-    // A GPU's memory holds the network alone.
+    // GPU memory only holds the network.
     let gpu = Budget {
         on_gpu: true,
         ..gib(4.0)
@@ -184,12 +184,12 @@ fn less_memory_means_smaller_patches_never_a_larger_estimate() {
     let nothing = plan(&data, &names, gib(0.05)).unwrap();
     assert!(
         nothing.iter().all(|planned| !planned.fits),
-        "said instead of failing"
+        "reported instead of failing"
     );
 }
 
 #[test]
-fn sides_decide_what_is_mirrored() {
+fn left_and_right_structures_decide_the_flip_axes() {
     let data = fingerprint([1.0, 1.0, 2.0], [256, 256, 100], [100.0, 100.0, 100.0]);
     let text = |names: &[&str]| {
         of(
@@ -211,20 +211,20 @@ fn sides_decide_what_is_mirrored() {
         "{one}"
     );
     assert!(text(&["liver"]).contains(r#"flip_axes = ["x"]"#));
-    // 1110 HU are wide: soft tissue around the median gets a window of its own.
+    // 1110 HU are wide: soft tissue around the median gets a separate window.
     assert!(
         both.contains("windows_hu = [[-120.0, 990.0], [-160.0, 240.0]]"),
         "{both}"
     );
 }
 
-/// Plans a dataset through the binary; the JSON that it prints.
+/// Plans a dataset through the binary; returns its JSON output.
 fn planned(folder: &Path, data: &[&str], more: &[&str]) -> Value {
     let arguments = [&["plan", "-o", "plan", "--json"], data, more].concat();
     serde_json::from_slice(&run(folder, &arguments, 0).stdout).unwrap()
 }
 
-/// One short epoch of each planned stage, in a coarser spacing than planned: what it takes to see that it trains.
+/// Trains each planned stage for one short epoch, at a coarser spacing than planned.
 fn trains(folder: &Path, data: &[&str], stages: &[&str]) {
     for stage in stages {
         let file = format!("plan/{stage}.toml");
@@ -251,7 +251,7 @@ fn phantoms_are_planned_and_trained_as_planned() {
     let folder = tempfile::tempdir().unwrap();
     let descriptor = phantoms(&folder.path().join("data"), 4, 1);
     let data = [descriptor.to_str().unwrap()];
-    figures_are_numpys(&Dataset::open(&descriptor).unwrap());
+    assert_matches_numpy(&Dataset::open(&descriptor).unwrap());
     let value = planned(folder.path(), &data, &["--memory", "2G"]);
     for (index, name) in NAMES.iter().enumerate() {
         let path = folder.path().join(format!("plan/{name}.toml"));
@@ -267,28 +267,28 @@ fn phantoms_are_planned_and_trained_as_planned() {
     let figures: Value = serde_json::from_str(&figures).unwrap();
     assert_eq!(figures, value["fingerprint"]);
     trains(folder.path(), &data, &NAMES);
-    // What is there is not replaced by mistake.
+    // Existing plans are not overwritten.
     let again = ["plan", data[0], "-o", "plan"];
-    let said = stderr(&run(folder.path(), &again, 1));
+    let log = stderr(&run(folder.path(), &again, 1));
     assert!(
-        said.contains("coarse.toml") && said.contains("--overwrite"),
-        "{said}"
+        log.contains("coarse.toml") && log.contains("--overwrite"),
+        "{log}"
     );
     run(folder.path(), &[&again[..], &["--overwrite"]].concat(), 0);
 }
 
 #[test]
-fn unreadable_cases_are_listed_and_cost_no_plan() {
+fn unreadable_cases_are_listed_and_do_not_prevent_a_plan() {
     let folder = tempfile::tempdir().unwrap();
     let descriptor = phantoms(&folder.path().join("data"), 3, 0);
     let dataset = Dataset::open(&descriptor).unwrap();
     std::fs::write(&dataset.cases[1].image, b"nothing").unwrap();
     let arguments = ["plan", descriptor.to_str().unwrap(), "-o", "plan"];
     let output = run(folder.path(), &arguments, 3);
-    let said = String::from_utf8_lossy(&output.stdout);
+    let text = String::from_utf8_lossy(&output.stdout);
     assert!(
-        said.contains("2 cases read, 1 not") && said.contains(&dataset.cases[1].id),
-        "{said}"
+        text.contains("2 cases read, 1 not") && text.contains(&dataset.cases[1].id),
+        "{text}"
     );
     assert!(folder.path().join("plan/refine2_5d.toml").exists());
     let wrong = [&arguments[..], &["--memory", "lots"]].concat();
@@ -296,14 +296,14 @@ fn unreadable_cases_are_listed_and_cost_no_plan() {
 }
 
 #[test]
-fn head_and_neck_is_planned_as_its_files_say() {
+fn the_head_and_neck_dataset_is_planned_from_its_files() {
     let Some(root) = std::env::var_os("CTSEG_TEST_DATA") else {
-        println!("left out: CTSEG_TEST_DATA is not set");
+        println!("skipped: CTSEG_TEST_DATA is not set");
         return;
     };
     let descriptor = Path::new(env!("CARGO_MANIFEST_DIR")).join("datasets/headneck.toml");
     let dataset = Dataset::open_in(&descriptor, Some(Path::new(&root))).unwrap();
-    figures_are_numpys(&dataset);
+    assert_matches_numpy(&dataset);
     let folder = tempfile::tempdir().unwrap();
     let data = [
         descriptor.to_str().unwrap(),

@@ -1,4 +1,4 @@
-//! Training killed at any moment, stopped, or out of time, and gone on with: the same bytes as in one go.
+//! Training killed at any time, stopped, or out of time, and resumed: the same bytes as an uninterrupted run.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
@@ -8,7 +8,7 @@ use ctseg_core::run::checkpoint::{Checkpoint, CheckpointFolder};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// One fold of a small stage 1; what is random in training is on.
+/// Trains one fold of a small stage 1, with every random option on.
 fn arguments<'a>(data: &'a Path, engine: &'a str, set: &[&'a str]) -> Vec<&'a str> {
     let data = data.to_str().unwrap();
     let mut arguments = vec!["fit", "--stage", "1", "--data", data, "--fold", "0"];
@@ -19,7 +19,7 @@ fn arguments<'a>(data: &'a Path, engine: &'a str, set: &[&'a str]) -> Vec<&'a st
         "network.dropout=0.3",
         "training.early_stopping.patience=100",
         "training.batch_size=2",
-        // Some steps have a checkpoint, and some do not.
+        // Some steps write a checkpoint, others do not.
         "training.checkpoint_minutes=0.0005",
     ];
     for text in random.iter().chain(set) {
@@ -55,7 +55,7 @@ fn written(folder: &Path) -> Option<SystemTime> {
     last.metadata().ok()?.modified().ok()
 }
 
-/// Starts ctseg and sends it `signal` so long after its first new checkpoint; false if it was done before.
+/// Starts ctseg and sends it `signal` at `after` its first new checkpoint; false if it had finished before.
 fn interrupted(folder: &Path, arguments: &[&str], signal: &str, after: Duration) -> bool {
     let before = written(folder);
     let mut child = ctseg(folder, arguments)
@@ -63,9 +63,9 @@ fn interrupted(folder: &Path, arguments: &[&str], signal: &str, after: Duration)
         .stdout(std::process::Stdio::null())
         .spawn()
         .unwrap();
-    let begun = Instant::now();
+    let start = Instant::now();
     while written(folder) == before {
-        assert!(begun.elapsed() < Duration::from_secs(240), "no checkpoint");
+        assert!(start.elapsed() < Duration::from_secs(240), "no checkpoint");
         if child.try_wait().unwrap().is_some() {
             break;
         }
@@ -81,7 +81,7 @@ fn interrupted(folder: &Path, arguments: &[&str], signal: &str, after: Duration)
     !child.wait().unwrap().success()
 }
 
-/// Trains in one go, and again interrupted `times` by `signal` at random moments.
+/// Trains without interruption, and again interrupted `times` times by `signal` at random moments.
 fn same_bytes(engine: &str, set: &[&str], (signal, times): (&str, usize), seed: u64) {
     let data = tempfile::tempdir().unwrap();
     let descriptor = phantoms(data.path(), 4, 0);
@@ -107,7 +107,10 @@ fn same_bytes(engine: &str, set: &[&str], (signal, times): (&str, usize), seed: 
         let place = progress.map(|progress| progress.position_text());
         println!("{engine} seed {seed}: {signal} {after:?} after a checkpoint, {hit}: {place:?}");
     }
-    assert!(landed > 0, "it was always done before: {engine} {set:?}");
+    assert!(
+        landed > 0,
+        "it always finished before the signal: {engine} {set:?}"
+    );
     let run_folder = only_run(folder.path());
     run(
         folder.path(),
@@ -121,7 +124,7 @@ fn same_bytes(engine: &str, set: &[&str], (signal, times): (&str, usize), seed: 
     let manifest =
         |folder: &Path| std::fs::read_to_string(folder.join("model/model.toml")).unwrap();
     assert_eq!(manifest(folder.path()), manifest(whole.path()));
-    // The history is that of one go, too, but for the time it took.
+    // The history is also the same, except for durations.
     let history = |folder: &Path| {
         let mut history = ctseg_core::run::history::read(&only_run(folder)).unwrap();
         for line in history.values_mut().flatten() {
@@ -133,7 +136,7 @@ fn same_bytes(engine: &str, set: &[&str], (signal, times): (&str, usize), seed: 
 }
 
 #[test]
-fn killed_three_times_it_ends_with_the_same_bytes() {
+fn a_run_killed_three_times_ends_with_the_same_bytes() {
     // Average, plateau (falling at once), Adam.
     let set = [
         "training.epochs=6",
@@ -147,7 +150,7 @@ fn killed_three_times_it_ends_with_the_same_bytes() {
 }
 
 #[test]
-fn every_optimiser_and_schedule_goes_on_exactly() {
+fn every_optimiser_and_schedule_resumes_bit_identically() {
     let sets = [
         [
             "training.optimiser.kind=sgd",
@@ -173,7 +176,7 @@ fn every_optimiser_and_schedule_goes_on_exactly() {
 }
 
 #[test]
-fn asked_to_stop_it_saves_where_it_stands() {
+fn a_stopped_run_saves_its_position() {
     for engine in engines() {
         let set = ["training.epochs=4", "training.checkpoint_minutes=1000"];
         same_bytes(engine, &set, ("-TERM", 2), 31);
@@ -181,7 +184,7 @@ fn asked_to_stop_it_saves_where_it_stands() {
 }
 
 #[test]
-fn out_of_time_within_an_epoch_it_goes_on_exactly() {
+fn a_run_out_of_time_within_an_epoch_resumes_bit_identically() {
     let data = tempfile::tempdir().unwrap();
     let descriptor = phantoms(data.path(), 4, 0);
     let set = ["training.epochs=3", "training.weight_average=0.9"];
@@ -189,11 +192,11 @@ fn out_of_time_within_an_epoch_it_goes_on_exactly() {
         let arguments = arguments(&descriptor, engine, &set);
         let whole = tempfile::tempdir().unwrap();
         run(whole.path(), &arguments, 0);
-        // No time at all: one step of the first epoch, and a model of that all the same.
+        // Nearly no time: one step of the first epoch, still with a model.
         let folder = tempfile::tempdir().unwrap();
         let hurried = [&arguments[..], &["--max-time", "1ms"]].concat();
-        let said = stderr(&run(folder.path(), &hurried, 0));
-        assert!(said.contains("time limit reached"), "{said}");
+        let log = stderr(&run(folder.path(), &hurried, 0));
+        assert!(log.contains("time limit reached"), "{log}");
         let stopped = checkpoints(folder.path()).stopped();
         assert!(stopped.exists() && weights(folder.path()) != weights(whole.path()));
         let within = Checkpoint::load(&checkpoints(folder.path()).last()).unwrap();
@@ -207,7 +210,7 @@ fn out_of_time_within_an_epoch_it_goes_on_exactly() {
 }
 
 #[test]
-fn a_damaged_checkpoint_gives_way_to_the_one_before_and_none_to_nothing() {
+fn a_damaged_checkpoint_falls_back_to_the_previous_one_or_is_refused() {
     let data = tempfile::tempdir().unwrap();
     let descriptor = phantoms(data.path(), 4, 0);
     let arguments = arguments(&descriptor, "flex", &["training.epochs=3"]);
@@ -227,22 +230,22 @@ fn a_damaged_checkpoint_gives_way_to_the_one_before_and_none_to_nothing() {
     for damaged in [&last[..last.len() / 2], &[], &flipped] {
         std::fs::write(checkpoints.last(), damaged).unwrap();
         std::fs::write(checkpoints.previous(), &before).unwrap();
-        let said = stderr(&run(folder.path(), &again, 0));
-        let lines: Vec<&str> = said
+        let log = stderr(&run(folder.path(), &again, 0));
+        let lines: Vec<&str> = log
             .lines()
             .filter(|line| line.contains("previous checkpoint"))
             .collect();
-        assert_eq!(lines.len(), 1, "{said}");
-        assert!(lines[0].contains("last.safetensors"), "{said}");
+        assert_eq!(lines.len(), 1, "{log}");
+        assert!(lines[0].contains("last.safetensors"), "{log}");
         assert!(weights(folder.path()) == whole);
     }
-    // None that can be used: refused, and nothing is begun anew.
+    // No usable checkpoint: refused, and training does not start again.
     std::fs::write(checkpoints.last(), &flipped).unwrap();
     std::fs::write(checkpoints.previous(), b"").unwrap();
-    let said = stderr(&run(folder.path(), &again, 1));
-    assert!(said.contains("without --resume"), "{said}");
+    let log = stderr(&run(folder.path(), &again, 1));
+    assert!(log.contains("without --resume"), "{log}");
     assert_eq!(
-        said.trim()
+        log.trim()
             .lines()
             .filter(|l| l.starts_with("error"))
             .count(),
@@ -256,7 +259,7 @@ fn a_damaged_checkpoint_gives_way_to_the_one_before_and_none_to_nothing() {
     ] {
         std::fs::remove_file(file).unwrap();
     }
-    let said = stderr(&run(folder.path(), &again, 1));
-    assert!(said.contains("is gone"), "{said}");
+    let log = stderr(&run(folder.path(), &again, 1));
+    assert!(log.contains("is gone"), "{log}");
     assert!(!checkpoints.last().exists());
 }

@@ -1,4 +1,4 @@
-//! Being asked to stop: by SIGUSR1, by a job's time limit, and in every phase of a training.
+//! Requests to stop: by SIGUSR1, by a job's time limit, and in every phase of a training.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::common::batches::{batch, files, json, leftovers, wait_until};
+use crate::common::batches::{batch, files, json, temp_files, wait_until};
 use crate::common::{SMALL, compute, ctseg, phantoms, run, small_recipe, stderr};
 use ctseg_base::Error;
 use ctseg_base::progress::{Observer, Silent, Task};
@@ -58,7 +58,7 @@ fn resumed(folder: &Path) -> Vec<u8> {
 }
 
 #[test]
-fn usr1_and_the_end_of_a_jobs_time_stop_a_training_that_goes_on_to_the_same_bytes() {
+fn sigusr1_and_the_job_time_limit_stop_a_training_that_resumes_to_the_same_bytes() {
     let data = tempfile::tempdir().unwrap();
     let descriptor = phantoms(data.path(), 4, 0);
     let arguments = fit_arguments(&descriptor);
@@ -77,15 +77,15 @@ fn usr1_and_the_end_of_a_jobs_time_stop_a_training_that_goes_on_to_the_same_byte
         signal(&child, "-USR1");
     }
     let output = child.wait_with_output().unwrap();
-    let said = stderr(&output);
-    assert_eq!(output.status.code(), Some(75), "{said}");
-    assert!(said.contains("resume with"), "{said}");
+    let log = stderr(&output);
+    assert_eq!(output.status.code(), Some(75), "{log}");
+    assert!(log.contains("resume with"), "{log}");
     let last = only_run(folder.path()).unwrap().join("checkpoints/fold_0");
     let stopped = Checkpoint::load(&CheckpointFolder::new(last).last()).unwrap();
-    assert!(stopped.progress.ended.is_none(), "it was over before");
+    assert!(stopped.progress.ended.is_none(), "it had finished before");
     assert!(resumed(folder.path()) == weights(whole.path()));
 
-    // Two seconds before so much of the time is left.
+    // Started two seconds before the margin is reached.
     let limited = tempfile::tempdir().unwrap();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let output = ctseg(limited.path(), &arguments)
@@ -94,14 +94,14 @@ fn usr1_and_the_end_of_a_jobs_time_stop_a_training_that_goes_on_to_the_same_byte
         .env("SLURM_JOB_END_TIME", (now.as_secs() + 302).to_string())
         .output()
         .unwrap();
-    let said = stderr(&output);
-    assert_eq!(output.status.code(), Some(75), "{said}");
-    assert!(said.contains("time limit is in 300s; stopping"), "{said}");
+    let log = stderr(&output);
+    assert_eq!(output.status.code(), Some(75), "{log}");
+    assert!(log.contains("time limit is in 300s; stopping"), "{log}");
     assert!(resumed(limited.path()) == weights(whole.path()));
 }
 
 #[test]
-fn a_limit_that_leaves_nothing_is_wrong_usage_and_none_at_all_is_said() {
+fn a_margin_beyond_the_job_time_is_wrong_usage_and_an_unknown_limit_gives_a_warning() {
     let folder = tempfile::tempdir().unwrap();
     let descriptor = phantoms(&folder.path().join("data"), 4, 0);
     let mut arguments = fit_arguments(&descriptor);
@@ -112,32 +112,35 @@ fn a_limit_that_leaves_nothing_is_wrong_usage_and_none_at_all_is_said() {
         command
             .env("CTSEG_STOP_BEFORE_LIMIT", "5m")
             .env("SLURM_JOB_END_TIME", (now.as_secs() + end).to_string());
-        let begun = now.as_secs() - 100;
-        (command, begun.to_string())
+        let job_start = now.as_secs() - 100;
+        (command, job_start.to_string())
     };
-    let (mut command, begun) = limited(150);
-    let output = command.env("SLURM_JOB_START_TIME", begun).output().unwrap();
-    let said = stderr(&output);
-    assert_eq!(output.status.code(), Some(2), "{said}");
-    assert!(said.contains("time limit is 250s"), "{said}");
-    // Late in a job whose time was enough: interrupted before anything is begun.
+    let (mut command, job_start) = limited(150);
+    let output = command
+        .env("SLURM_JOB_START_TIME", job_start)
+        .output()
+        .unwrap();
+    let log = stderr(&output);
+    assert_eq!(output.status.code(), Some(2), "{log}");
+    assert!(log.contains("time limit is 250s"), "{log}");
+    // Late in a job whose time limit was sufficient: interrupted before training starts.
     let (mut command, _) = limited(150);
     let output = command.output().unwrap();
-    let said = stderr(&output);
-    assert_eq!(output.status.code(), Some(75), "{said}");
-    assert!(said.contains("not starting"), "{said}");
+    let log = stderr(&output);
+    assert_eq!(output.status.code(), Some(75), "{log}");
+    assert!(log.contains("not starting"), "{log}");
     assert!(only_run(folder.path()).is_none());
     let output = ctseg(folder.path(), &arguments)
         .args(["--stop-before-limit", "5m"])
         .output()
         .unwrap();
-    let said = stderr(&output);
-    assert_eq!(output.status.code(), Some(0), "{said}");
-    assert!(said.contains("time limit unknown"), "{said}");
+    let log = stderr(&output);
+    assert_eq!(output.status.code(), Some(0), "{log}");
+    assert!(log.contains("time limit unknown"), "{log}");
 }
 
 #[test]
-fn usr1_ends_a_batch_after_the_case_in_hand() {
+fn sigusr1_stops_a_batch_after_the_current_case() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out");
     batch(folder.path(), 40);
@@ -146,7 +149,7 @@ fn usr1_ends_a_batch_after_the_case_in_hand() {
         .spawn()
         .unwrap();
     wait_until(&mut child, || files(&out, ".json").len() > 2);
-    // As a job's script tells ctseg, and with it the scheduler.
+    // As a job script forwards it from the scheduler.
     for name in ["-USR1", "-TERM", "-USR1"] {
         signal(&child, name);
     }
@@ -154,10 +157,10 @@ fn usr1_ends_a_batch_after_the_case_in_hand() {
     let manifest = json(&out.join("predictions.json"));
     assert_eq!(manifest["interrupted"], true);
     assert!(manifest["counts"]["pending"].as_u64().unwrap() > 0);
-    assert_eq!(leftovers(&out), 0);
+    assert_eq!(temp_files(&out), 0);
 }
 
-/// Asks to stop when a piece of work begins, and counts how much of it is done afterwards.
+/// Requests a stop when a phase starts, and counts its progress afterwards.
 struct StopsAt {
     phase: &'static str,
     stop: AtomicBool,
@@ -180,7 +183,7 @@ impl Observer for StopsAt {
         if name != self.phase {
             assert!(
                 !self.stop.load(Ordering::Relaxed),
-                "{name} was begun after somebody asked to stop"
+                "{name} started after a stop was requested"
             );
             return Box::new(Silent);
         }
@@ -189,7 +192,7 @@ impl Observer for StopsAt {
     }
 }
 
-/// A small training with all that comes before and after it, or what is left of it.
+/// Runs a small training with its preparation and predictions, or resumes it.
 fn fitted(
     descriptor: &Path,
     folder: &Path,
@@ -221,21 +224,21 @@ fn fitted(
 }
 
 #[test]
-fn every_phase_of_a_training_sees_that_it_shall_stop() {
+fn every_phase_of_a_training_stops_on_request() {
     let data = tempfile::tempdir().unwrap();
     let descriptor = phantoms(data.path(), 8, 0);
     let fitted = |folder: &Path, stop: &AtomicBool, observer: &dyn Observer| {
         fitted(&descriptor, folder, stop, observer)
     };
     let whole = tempfile::tempdir().unwrap();
-    let go_on = AtomicBool::new(false);
-    fitted(whole.path(), &go_on, &Silent).unwrap();
+    let no_stop = AtomicBool::new(false);
+    fitted(whole.path(), &no_stop, &Silent).unwrap();
     let threads = rayon::current_num_threads() as u64;
     for (phase, most) in [
         ("checking the data", threads),
-        // Not even the first step: its batch needs cases to be read.
+        // No step: its first batch needs cases to be read.
         ("fold 0 epoch 1", 0),
-        // One step of four slices: of cases that are in memory.
+        // One step of four slices: its cases are in memory.
         ("fold 1 epoch 1", 4),
         ("stage 1 on training cases", 0),
         ("out-of-fold predictions", 0),
@@ -247,28 +250,28 @@ fn every_phase_of_a_training_sees_that_it_shall_stop() {
             stop: AtomicBool::new(false),
             done: Arc::default(),
         };
-        let begun = Instant::now();
+        let start = Instant::now();
         let ended = fitted(folder.path(), &observer.stop, &observer);
-        println!("{phase}: {:?}", begun.elapsed());
+        println!("{phase}: {:?}", start.elapsed());
         let Err(Error::Interrupted(how)) = ended else {
             panic!("{phase}: not interrupted: {ended:?}");
         };
         let done = observer.done.load(Ordering::Relaxed);
-        assert!(done <= most, "{phase}: {done} more were done, {how}");
-        fitted(folder.path(), &go_on, &Silent).unwrap();
+        assert!(done <= most, "{phase}: {done} more steps, {how}");
+        fitted(folder.path(), &no_stop, &Silent).unwrap();
         assert!(
             weights(folder.path()) == weights(whole.path()),
-            "{phase}: not the same weights"
+            "{phase}: different weights"
         );
     }
 }
 
 #[test]
-fn a_dataset_that_takes_long_to_check_holds_no_signal_up() {
+fn a_long_dataset_check_does_not_delay_signals() {
     let folder = tempfile::tempdir().unwrap();
     let descriptor = phantoms(&folder.path().join("data"), 2, 0);
     let dataset = Dataset::open(&descriptor).unwrap();
-    // So many that reading them takes a minute.
+    // Enough cases to take a minute to read.
     for part in ["many/images", "many/labels"] {
         std::fs::create_dir_all(folder.path().join(part)).unwrap();
     }
@@ -312,9 +315,9 @@ fn a_dataset_that_takes_long_to_check_holds_no_signal_up() {
     let asked = Instant::now();
     signal(&child, "-USR1");
     let output = child.wait_with_output().unwrap();
-    let said = stderr(&output);
-    assert_eq!(output.status.code(), Some(75), "{said}");
-    assert!(said.contains("the data was being checked"), "{said}");
+    let log = stderr(&output);
+    assert_eq!(output.status.code(), Some(75), "{log}");
+    assert!(log.contains("the data was being checked"), "{log}");
     let took = asked.elapsed();
     assert!(
         took < Duration::from_secs(15),

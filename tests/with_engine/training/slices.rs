@@ -1,4 +1,4 @@
-//! The classic exercise: a small U-Net on generated slices learns within three epochs, on each engine.
+//! A small U-Net on generated slices learns within three epochs, on each engine.
 
 use crate::common;
 
@@ -26,10 +26,10 @@ fn learns_in_three_epochs(engine: &str, set: &[&str], dice: f64, iou: f64) {
     assert!(number(2, "validation_iou") > iou, "{text}");
 }
 
-// A quarter of the width, with as large steps as so small a network bears.
+// A quarter of the width, with the highest learning rate that works for it.
 #[cfg(not(feature = "libtorch"))] // once is enough
 #[test]
-fn three_epochs_of_a_narrower_network_on_flex() {
+fn a_narrow_network_learns_in_three_epochs_on_flex() {
     let widths = "network.widths=[8, 16, 32, 64]";
     let rate = "training.optimiser.learning_rate=5e-3";
     learns_in_three_epochs("flex", &[widths, rate], 0.6, 0.5);
@@ -37,6 +37,6 @@ fn three_epochs_of_a_narrower_network_on_flex() {
 
 #[cfg(feature = "libtorch")]
 #[test]
-fn three_epochs_of_the_slices_recipe_on_libtorch() {
+fn the_slices_recipe_learns_in_three_epochs_on_libtorch() {
     learns_in_three_epochs("libtorch", &[], 0.75, 0.6);
 }

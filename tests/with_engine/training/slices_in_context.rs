@@ -1,5 +1,4 @@
-//! What reaches a network beside the slice it marks: neighbours in 2.5D, and mirrored patients with their
-//! left and right.
+//! Context of slices: neighbours in 2.5D, and left and right structures of mirrored patients.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::sync_channel;
@@ -33,11 +32,11 @@ fn targets(batch: &Batch) -> ArrayView5<'_, f32> {
 }
 
 #[test]
-fn a_patch_holds_the_neighbours_of_its_slice() {
+fn a_patch_contains_the_neighbours_of_its_slice() {
     let folder = tempfile::tempdir().unwrap();
     let dataset = Dataset::open(&phantoms(folder.path(), 1, 0)).unwrap();
     for augmented in [false, true] {
-        // Every change that leaves the slices where they are is off.
+        // All augmentations that change values within slices are off.
         let augmentation = format!(
             "training.augmentation={{ enabled = {augmented}, rotation_probability = 0, scale_probability = 0, noise_probability = 0, blur_probability = 0, brightness_probability = 0, contrast_probability = 0, low_resolution_probability = 0, gamma_probability = 0, inverted_gamma_probability = 0 }}"
         );
@@ -65,10 +64,10 @@ fn a_patch_holds_the_neighbours_of_its_slice() {
             let same = |z: usize, at: usize| {
                 patch.index_axis(Axis(1), at) == case.channels.index_axis(Axis(1), z)
             };
-            // The slice whose seven are all there, clamped at the ends.
+            // The slice whose seven neighbours, clamped at the ends, are in the patch.
             let middle = (0..depth)
                 .find(|z| (0..7).all(|at| same((z + at).saturating_sub(3).min(depth - 1), at)));
-            let middle = middle.expect("the patch shows a slice among its neighbours");
+            let middle = middle.expect("the patch is a slice with its neighbours");
             let labels = case.labels.index_axis(Axis(0), middle);
             for (map, value) in source.structures.iter().enumerate() {
                 let marked = targets(batch);
@@ -91,7 +90,7 @@ fn a_patch_holds_the_neighbours_of_its_slice() {
 fn a_mirrored_patient_keeps_its_left_on_the_left() {
     let folder = tempfile::tempdir().unwrap();
     let mut dataset = Dataset::open(&phantoms(folder.path(), 1, 0)).unwrap();
-    // Whatever the first two are, they are a pair now.
+    // Names the first two structures as a pair.
     let pair = ["kidney_left", "kidney_right"];
     for (structure, name) in dataset.structures.iter_mut().zip(pair) {
         structure.name = name.to_owned();
@@ -145,7 +144,7 @@ fn a_mirrored_patient_keeps_its_left_on_the_left() {
 }
 
 #[test]
-fn a_side_without_its_other_is_found_before_training() {
+fn a_left_structure_without_its_right_one_is_refused_before_training() {
     let folder = tempfile::tempdir().unwrap();
     let mut dataset = Dataset::open(&phantoms(folder.path(), 1, 0)).unwrap();
     dataset.structures[0].name = "lung_left".to_owned();
@@ -212,15 +211,15 @@ fn slices_of_a_trained_stage_see_their_neighbours() {
         let expected = Array5::from_shape_vec(shape, values.into_vec()).unwrap();
         let expected = expected.slice(s![0, .., 0, ..9, ..11]);
         let found = logits.index_axis(Axis(1), z);
-        let apart = (&found - &expected)
+        let difference = (&found - &expected)
             .iter()
             .fold(0f32, |m, v| m.max(v.abs()));
-        assert!(apart < 1e-5, "slice {z}: {apart}");
+        assert!(difference < 1e-5, "slice {z}: {difference}");
     }
 }
 
 #[test]
-fn mirror_images_are_looked_at_on_request_and_remembered() {
+fn test_time_augmentation_is_optional_and_recorded() {
     let folder = tempfile::tempdir().unwrap();
     phantoms(folder.path(), 4, 0);
     let data = folder.path().to_str().unwrap();
@@ -257,7 +256,7 @@ fn mirror_images_are_looked_at_on_request_and_remembered() {
     };
     fit("['x']");
     assert_eq!(predict(&["--tta"]), 2);
-    // A label map of another kind is not taken for this one.
+    // A label map with other settings is predicted again.
     assert_eq!(predict(&[]), 1);
     fit("[]");
     let refused = run(

@@ -1,4 +1,4 @@
-//! The pieces between data and training: batches, fair stage-1 results, bundles.
+//! Between data and training: batches, out-of-fold stage-1 results, bundles.
 
 use crate::common;
 
@@ -54,7 +54,7 @@ fn epoch(
 }
 
 #[test]
-fn the_seed_alone_decides_the_batches() {
+fn only_the_seed_and_the_epoch_change_the_batches() {
     let folder = tempfile::tempdir().unwrap();
     let dataset = Dataset::open(&phantoms(folder.path(), 10, 0)).unwrap();
     let recipe = small_recipe(
@@ -102,7 +102,7 @@ fn the_seed_alone_decides_the_batches() {
     assert!(one != on(2, 7, 1), "the epoch changed nothing");
 }
 
-/// Every patch of an epoch by itself, as bits of its input.
+/// The bits of every patch of an epoch.
 fn patches_of(dataset: &Dataset, recipe: &Recipe, number: usize) -> Vec<Vec<u32>> {
     let structures = dataset.structures.iter().map(|s| s.value).collect();
     let source = CaseSource::new(dataset, recipe, structures, BTreeMap::new());
@@ -113,7 +113,7 @@ fn patches_of(dataset: &Dataset, recipe: &Recipe, number: usize) -> Vec<Vec<u32>
     while let Some(batch) = batches.recv().unwrap().unwrap() {
         let size = batch.input.len() / batch.input_shape[0];
         patches.extend(batch.input.chunks(size).map(|patch| {
-            // Padding depends on the batch: without it, a slice is the same in every batch.
+            // Without padding, which depends on the batch, a slice is the same in every batch.
             patch
                 .iter()
                 .filter(|v| **v > 0.0)
@@ -125,11 +125,11 @@ fn patches_of(dataset: &Dataset, recipe: &Recipe, number: usize) -> Vec<Vec<u32>
 }
 
 #[test]
-fn an_epoch_of_a_fixed_size_shows_every_slice_once_before_any_twice() {
+fn an_epoch_of_a_fixed_size_draws_every_slice_once_before_any_twice() {
     let folder = tempfile::tempdir().unwrap();
     let dataset = Dataset::open(&phantoms(folder.path(), 10, 0)).unwrap();
     let with = |limit: &str, number| {
-        // So many empty slices are asked for that every slice is shown.
+        // The share of empty slices is so high that every slice is drawn.
         let set = [
             "training.empty_slice_share=1000",
             "spacing_mm=[24.0, 24.0, 7.0]",
@@ -158,7 +158,7 @@ fn an_epoch_of_a_fixed_size_shows_every_slice_once_before_any_twice() {
 }
 
 #[test]
-fn augmented_batches_follow_from_the_seed_and_stay_in_range() {
+fn augmented_batches_depend_on_the_seed_and_stay_in_range() {
     let folder = tempfile::tempdir().unwrap();
     let dataset = Dataset::open(&phantoms(folder.path(), 9, 0)).unwrap();
     let recipe = |set: &[&str]| {
@@ -190,12 +190,12 @@ fn augmented_batches_follow_from_the_seed_and_stay_in_range() {
     let off = recipe(&[on[1], "training.augmentation.enabled=false"]);
     assert!(
         with(&off, 2) == with(&plain, 2),
-        "switched off, it changed something"
+        "disabled augmentation changed the batches"
     );
 }
 
 #[test]
-fn stage_2_is_trained_on_what_a_network_that_never_saw_the_case_says() {
+fn stage_2_is_trained_on_out_of_fold_results_of_stage_1() {
     let folder = tempfile::tempdir().unwrap();
     let dataset = Dataset::open(&phantoms(&folder.path().join("data"), 3, 0)).unwrap();
     let model = folder.path().join("model");
@@ -225,16 +225,16 @@ fn stage_2_is_trained_on_what_a_network_that_never_saw_the_case_says() {
                 .1
                 .probabilities()
         };
-        let fair = by(fold);
-        assert_eq!(results[&case].prior.probabilities(), fair);
+        let out_of_fold = by(fold);
+        assert_eq!(results[&case].prior.probabilities(), out_of_fold);
         for other in [Some(0), Some(1), None]
             .into_iter()
             .filter(|other| *other != fold)
         {
             assert_ne!(
-                fair,
+                out_of_fold,
                 by(other),
-                "case {case}: the folds cannot be told apart, so nothing was tested"
+                "case {case}: the folds give the same result, so nothing was tested"
             );
         }
     }
@@ -281,7 +281,10 @@ fn a_share_of_the_patches_loses_its_prior() {
             assert!(image.iter().any(|v| *v > 0.0));
             priors.push(prior.iter().any(|v| *v > 0.0));
         }
-        (priors.iter().filter(|there| **there).count(), priors.len())
+        (
+            priors.iter().filter(|has_prior| **has_prior).count(),
+            priors.len(),
+        )
     };
     let (all, slices) = with("0");
     assert_eq!(all, slices);
@@ -294,7 +297,7 @@ fn a_share_of_the_patches_loses_its_prior() {
 }
 
 #[test]
-fn a_case_that_every_stage_1_network_knows_is_refused_in_training() {
+fn a_case_that_every_stage_1_fold_trained_on_is_refused_in_training() {
     let folder = tempfile::tempdir().unwrap();
     let dataset = Dataset::open(&phantoms(&folder.path().join("data"), 2, 0)).unwrap();
     let model = folder.path().join("model");
@@ -306,7 +309,7 @@ fn a_case_that_every_stage_1_network_knows_is_refused_in_training() {
         text.replace("trained_on = []", "trained_on = [\"phantom_001\"]"),
     )
     .unwrap();
-    rewrite_sums(&model);
+    rewrite_checksums(&model);
     let bundle = Bundle::open(&model).unwrap();
     let compute = common::compute();
     let results = |cases: &[usize]| {
@@ -329,7 +332,7 @@ fn a_case_that_every_stage_1_network_knows_is_refused_in_training() {
     );
 }
 
-fn rewrite_sums(model: &std::path::Path) {
+fn rewrite_checksums(model: &std::path::Path) {
     let lines = ["model.toml", "stage1.safetensors"].map(|name| {
         format!(
             "{}  {name}\n",

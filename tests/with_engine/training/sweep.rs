@@ -1,4 +1,5 @@
-//! Sweeps through the binary: the sane setting wins, one that fails harms nobody, and going on decides the same.
+//! Sweeps through the binary: the sane setting wins, failing trials do not affect others, and a resumed sweep decides
+//! the same.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -6,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::common::{SMALL, ctseg, phantoms, run, stderr};
 use serde_json::Value;
 
-/// A rate at which nothing moves, a sane one, one at which everything bursts, and one far too high.
+/// Learning rates: too low to learn, sane, diverging to infinity, and far too high.
 const RATES: &str = "training.optimiser.learning_rate=1e-9,1e-2,1e30,30";
 
 fn arguments<'a>(data: &'a Path, vary: &[&'a str]) -> Vec<&'a str> {
@@ -30,7 +31,7 @@ fn only_sweep(folder: &Path) -> PathBuf {
     sweep
 }
 
-/// The table but for what depends on the clock or the place.
+/// The table without columns that depend on time or paths.
 fn table(sweep: &Path) -> Vec<Value> {
     let bytes = std::fs::read(sweep.join("sweep.json")).unwrap();
     let mut rows: Vec<Value> = serde_json::from_slice(&bytes).unwrap();
@@ -43,7 +44,7 @@ fn table(sweep: &Path) -> Vec<Value> {
 }
 
 #[test]
-fn the_sane_rate_wins_and_a_sweep_that_was_killed_ends_with_the_same_table() {
+fn the_sane_rate_wins_and_a_killed_and_resumed_sweep_ends_with_the_same_table() {
     let data = tempfile::tempdir().unwrap();
     let descriptor = phantoms(data.path(), 4, 0);
     let arguments = arguments(&descriptor, &[RATES]);
@@ -55,7 +56,7 @@ fn the_sane_rate_wins_and_a_sweep_that_was_killed_ends_with_the_same_table() {
     assert_sane_rate_won(&sweep, &rows);
     assert!(
         !whole.path().join("model").exists(),
-        "a sweep leaves the model alone"
+        "a sweep does not write the model"
     );
 
     let folder = tempfile::tempdir().unwrap();
@@ -70,7 +71,7 @@ fn the_sane_rate_wins_and_a_sweep_that_was_killed_ends_with_the_same_table() {
         text.contains("learning_rate=1e-2") && text.contains("fit --resume"),
         "{text}"
     );
-    // The winner is what fit would have trained, and goes into the model.
+    // The winner can be finished with `fit`, which writes the model.
     let winner = killed.join("trials/001");
     let fit = [
         "--device",
@@ -97,12 +98,12 @@ fn assert_sane_rate_won(sweep: &Path, rows: &[Value]) {
         .map(|row| row["epochs"].as_u64().unwrap())
         .collect();
     assert_eq!((epochs[0], epochs[1]), (18, 6), "{rows:#?}");
-    let burst = rows.last().unwrap();
+    let diverged = rows.last().unwrap();
     assert!(
-        burst["failure"]
+        diverged["failure"]
             .as_str()
             .is_some_and(|text| !text.contains('\n')),
-        "{burst}"
+        "{diverged}"
     );
     for file in [
         "sweep.csv",
@@ -121,21 +122,21 @@ fn assert_sane_rate_won(sweep: &Path, rows: &[Value]) {
     );
 }
 
-/// A sweep in `folder` that is killed while its third trial is trained.
+/// Runs a sweep in `folder` and kills it during its third trial.
 fn killed_in_third_trial(folder: &Path, arguments: &[&str]) {
     let mut child = ctseg(folder, arguments)
         .stderr(std::process::Stdio::null())
         .stdout(std::process::Stdio::null())
         .spawn()
         .unwrap();
-    let begun = Instant::now();
+    let start = Instant::now();
     let third = || {
         let runs = std::fs::read_dir(folder.join("runs")).ok()?;
         let sweep = runs.flatten().next()?.path();
         Some(sweep.join("trials/002/run.toml").exists())
     };
     while third() != Some(true) {
-        assert!(begun.elapsed() < Duration::from_secs(300), "no third trial");
+        assert!(start.elapsed() < Duration::from_secs(300), "no third trial");
         std::thread::sleep(Duration::from_millis(3));
     }
     child.kill().unwrap();
@@ -143,7 +144,7 @@ fn killed_in_third_trial(folder: &Path, arguments: &[&str]) {
 }
 
 #[test]
-fn what_cannot_be_swept_is_refused_before_there_is_a_folder() {
+fn invalid_sweeps_are_refused_before_a_folder_is_created() {
     let data = tempfile::tempdir().unwrap();
     let descriptor = phantoms(data.path(), 4, 0);
     let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Networks that work on volumes: patches to train on, patches over a whole volume, and both ends together.
+//! 3-D networks: training patches, sliding-window inference, and both together.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::sync_channel;
@@ -14,7 +14,7 @@ use ctseg_train::data::case_source::CaseSource;
 use ctseg_train::data::sampler::send_epoch;
 use ndarray::{Array4, Array5, ArrayView5, s};
 
-/// A small network on patches of `patch`; `more` on top.
+/// A recipe with this patch size and the overrides `more`.
 fn recipe(patch: [usize; 3], more: &[&str]) -> Recipe {
     let patch = format!("training.patch_size={patch:?}");
     let mut set = vec!["region=whole", "prior=false", &patch];
@@ -63,7 +63,7 @@ fn every_patch_is_a_part_of_its_case() {
                 let expected = labels.mapv(|l| f32::from(u8::from(l == *value)));
                 assert_eq!(targets.slice(s![0, map, .., .., ..]), expected);
             }
-            // At the ends of the case the voxel that was drawn need not be the patch's middle.
+            // At the ends of the case the drawn voxel need not be the centre of the patch.
             let whole = labels.iter().any(|label| *label > 0);
             let middle = labels[[4, 4, 4]] > 0;
             centred += usize::from(middle || whole && (z == 0 || y == 0 || x == 0));
@@ -71,14 +71,14 @@ fn every_patch_is_a_part_of_its_case() {
         (count, centred)
     };
     let (count, centred) = of("1.0", "40");
-    assert_eq!((count, centred), (40, 40), "around a structure, every one");
+    assert_eq!((count, centred), (40, 40), "all centred on a structure");
     let (count, centred) = of("0.0", "200");
     assert_eq!(count, 200);
     assert!(centred < 150, "{centred} of 200 anywhere");
 }
 
 #[test]
-fn patches_that_overlap_are_blended_by_their_importance() {
+fn overlapping_patches_are_blended_with_gaussian_weights() {
     let recipe = recipe([8, 8, 8], &["training.batch_size=3"]);
     let compute = Compute::open(
         DeviceChoice::Auto,
@@ -94,7 +94,7 @@ fn patches_that_overlap_are_blended_by_their_importance() {
         ((3 * c + 2 * z + 5 * y + 7 * x) % 11) as f32 / 11.0
     });
     let inference = Inference::new(vec![network.clone()], &compute).unwrap();
-    // Written out in f64: every patch by itself, times its Gaussian, divided by the sum of the Gaussians.
+    // In f64: the sum of each patch times its Gaussian, divided by the sum of the Gaussians.
     let gaussian = |i: usize| (-0.5 * ((i as f64 - 4.0) / 1.0).powi(2)).exp();
     let mut sum = Array4::<f64>::zeros((2, 11, 8, 13));
     let mut weight = Array4::<f64>::zeros((1, 11, 8, 13));
@@ -118,20 +118,20 @@ fn patches_that_overlap_are_blended_by_their_importance() {
     let expected = sum / weight;
     let stage = Stage::new(recipe, vec![network], &compute).unwrap();
     assert_eq!(stage.pieces(shape), 6);
-    let told = std::sync::atomic::AtomicUsize::new(0);
+    let reported = std::sync::atomic::AtomicUsize::new(0);
     let logits = stage
         .logits(volume.view(), &|count| {
-            told.fetch_add(count, std::sync::atomic::Ordering::Relaxed);
+            reported.fetch_add(count, std::sync::atomic::Ordering::Relaxed);
             Ok(())
         })
         .unwrap();
-    assert_eq!(told.into_inner(), 6);
-    let apart = logits
+    assert_eq!(reported.into_inner(), 6);
+    let difference = logits
         .iter()
         .zip(&expected)
         .map(|(a, b)| (f64::from(*a) - b).abs());
-    let apart = apart.fold(0.0, f64::max);
-    assert!(apart < 2e-5, "{apart}");
+    let difference = difference.fold(0.0, f64::max);
+    assert!(difference < 2e-5, "{difference}");
 }
 
 #[test]
@@ -149,7 +149,7 @@ fn a_volume_smaller_than_a_patch_is_padded() {
 }
 
 #[test]
-fn a_network_on_volumes_trains_and_predicts_from_end_to_end() {
+fn a_3d_network_trains_and_predicts_end_to_end() {
     let folder = tempfile::tempdir().unwrap();
     phantoms(folder.path(), 4, 0);
     let small = [
@@ -169,8 +169,8 @@ fn a_network_on_volumes_trains_and_predicts_from_end_to_end() {
     let data = folder.path().to_str().unwrap();
     let mut arguments = vec!["fit", "--stage", "refine", "--data", data, "--epochs", "2"];
     arguments.extend(small);
-    let said = stderr(&run(folder.path(), &arguments, 0));
-    assert!(said.contains("patches/s"), "{said}");
+    let log = stderr(&run(folder.path(), &arguments, 0));
+    assert!(log.contains("patches/s"), "{log}");
     let image = std::fs::read_dir(folder.path().join("images")).unwrap();
     let image = image.map(|entry| entry.unwrap().path()).next().unwrap();
     let image = image.to_str().unwrap();
@@ -179,7 +179,7 @@ fn a_network_on_volumes_trains_and_predicts_from_end_to_end() {
         .unwrap()
         .count();
     assert!(labels >= 2, "a label map and its sidecar");
-    // A patch that does not fit the network's kind is refused before anything else.
+    // A patch size that does not match the network is refused first.
     let wrong = [
         "fit",
         "--stage",
@@ -189,9 +189,9 @@ fn a_network_on_volumes_trains_and_predicts_from_end_to_end() {
         "--set",
         "training.patch_size=[32, 32]",
     ];
-    let said = stderr(&run(folder.path(), &wrong, 1));
+    let log = stderr(&run(folder.path(), &wrong, 1));
     assert!(
-        said.contains("patch_size") && said.contains("[z, y, x]"),
-        "{said}"
+        log.contains("patch_size") && log.contains("[z, y, x]"),
+        "{log}"
     );
 }

@@ -62,9 +62,9 @@ impl Case {
         found: impl Iterator<Item = &'a f32>,
         nearest: impl Iterator<Item = &'a u16>,
     ) {
-        let apart = found.zip(&self.linear).map(|(a, b)| (a - b).abs());
-        let apart = apart.fold(0.0, f32::max);
-        assert!(apart < 5e-6, "{:?}: {apart}", self.size);
+        let difference = found.zip(&self.linear).map(|(a, b)| (a - b).abs());
+        let difference = difference.fold(0.0, f32::max);
+        assert!(difference < 5e-6, "{:?}: {difference}", self.size);
         let sure = self.doubtful.iter().filter(|doubtful| !**doubtful).count();
         assert!(sure * 10 > self.doubtful.len() * 9);
         for ((label, expected), doubtful) in nearest.zip(&self.nearest).zip(&self.doubtful) {
@@ -153,7 +153,7 @@ fn centroid(weights: &ArrayD<f64>) -> Vec<f64> {
 
 /// Misalignment of an image and its labels in voxels: of their centroids, and of their surfaces on average (the
 /// volume between them, divided by the number of surface voxels).
-fn apart<D: Dimension>(image: &Array<f32, D>, labels: &Array<u16, D>) -> (f64, f64) {
+fn misalignment<D: Dimension>(image: &Array<f32, D>, labels: &Array<u16, D>) -> (f64, f64) {
     let image = image.mapv(f64::from).into_dyn();
     let marked = labels.mapv(f64::from).into_dyn();
     let centroids = centroid(&image).into_iter().zip(centroid(&marked));
@@ -206,7 +206,7 @@ fn a_disc_and_its_label_move_together() {
             .index_axis(Axis(0), 0)
             .index_axis(Axis(0), 0)
             .to_owned();
-        let (centroids, surfaces) = apart(&shown, &marked);
+        let (centroids, surfaces) = misalignment(&shown, &marked);
         assert!(
             centroids < 0.25 && surfaces < 0.25,
             "{seed}: {centroids} {surfaces}"
@@ -215,7 +215,7 @@ fn a_disc_and_its_label_move_together() {
         let mut off = Array2::zeros((72, 72));
         off.slice_mut(ndarray::s![.., 1..])
             .assign(&marked.slice(ndarray::s![.., ..71]));
-        let (centroids, surfaces) = apart(&shown, &off);
+        let (centroids, surfaces) = misalignment(&shown, &off);
         assert!(
             centroids > 0.75 && surfaces > 0.5,
             "{seed}: {centroids} {surfaces}"
@@ -251,7 +251,7 @@ fn a_ball_and_its_label_move_together() {
         };
         moving().fill_volume(&cut, seed, &source, (patch.view_mut(), marked.view_mut()));
         let shown = patch.index_axis(Axis(0), 0).to_owned();
-        let (centroids, surfaces) = apart(&shown, &marked);
+        let (centroids, surfaces) = misalignment(&shown, &marked);
         assert!(
             centroids < 0.25 && surfaces < 0.25,
             "{seed}: {centroids} {surfaces}"

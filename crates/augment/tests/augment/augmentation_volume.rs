@@ -74,8 +74,8 @@ fn placements_equal_scipys() {
             vec![(image.view(), patch.view_mut())],
             (labels.view(), marked.view_mut()),
         );
-        let apart = largest_difference(&patch, &placed.linear);
-        assert!(apart < 2e-6, "{affine:?}: {apart}");
+        let difference = largest_difference(&patch, &placed.linear);
+        assert!(difference < 2e-6, "{affine:?}: {difference}");
         let sure = placed
             .doubtful
             .iter()

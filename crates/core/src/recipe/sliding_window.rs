@@ -34,7 +34,8 @@ impl Default for SlidingConfig {
 impl SlidingConfig {
     /// The first invalid setting, if any.
     pub fn problem(&self) -> Option<&'static str> {
-        let works = self.step > 0.0 && self.step <= 1.0;
-        (!works).then_some("sliding.step must be above 0 and at most 1")
+        // Smaller steps are mistakes: a volume would have millions of patches.
+        let works = (0.01..=1.0).contains(&self.step);
+        (!works).then_some("sliding.step must be 0.01 to 1")
     }
 }

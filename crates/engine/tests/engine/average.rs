@@ -54,8 +54,11 @@ fn the_average_matches_its_formula_and_is_used_for_inference() {
             for (name, averages) in &expected {
                 assert_eq!(found[name].values.len(), averages.len());
                 for (a, b) in found[name].values.iter().zip(averages) {
-                    let apart = (f64::from(*a) - b).abs();
-                    assert!(apart < 1e-6 * b.abs().max(1.0), "{engine} {name}: {a} {b}");
+                    let difference = (f64::from(*a) - b).abs();
+                    assert!(
+                        difference < 1e-6 * b.abs().max(1.0),
+                        "{engine} {name}: {a} {b}"
+                    );
                 }
             }
         }

@@ -226,8 +226,8 @@ mod libtorch {
         assert!((one.loss - three.loss).abs() < 1e-6, "{one:?} {three:?}");
         assert!((one.gradient_norm / three.gradient_norm - 1.0).abs() < 1e-4);
         let moved = largest_difference(&whole, &weights(&config));
-        let apart = largest_difference(&whole, &parts);
-        assert!(apart < 1e-3 * moved, "{apart} of {moved}");
+        let difference = largest_difference(&whole, &parts);
+        assert!(difference < 1e-3 * moved, "{difference} of {moved}");
     }
 
     #[test]
@@ -255,12 +255,12 @@ mod libtorch {
         assert!(note.contains("at a time"), "{note}");
         assert_eq!(second.unwrap().note, None, "reported once");
         let moved = largest_difference(&free.weights().unwrap(), &weights(&config));
-        let apart = largest_difference(&free.weights().unwrap(), &tight.weights().unwrap());
-        assert!(apart < 1e-3 * moved, "{apart} of {moved}");
+        let difference = largest_difference(&free.weights().unwrap(), &tight.weights().unwrap());
+        assert!(difference < 1e-3 * moved, "{difference} of {moved}");
         // A retried step is averaged once.
         let [free, tight] = [free, tight].map(|learner| learner.averaged_weights().unwrap());
-        let apart = largest_difference(&free, &tight);
-        assert!(apart < 1e-3 * moved, "{apart} of {moved}");
+        let difference = largest_difference(&free, &tight);
+        assert!(difference < 1e-3 * moved, "{difference} of {moved}");
     }
 
     #[test]

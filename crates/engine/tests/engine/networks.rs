@@ -113,7 +113,7 @@ fn every_network_trains_and_predicts_on_every_engine() {
 }
 
 /// Largest difference, relative to the largest value.
-fn apart(a: &[f32], b: &[f32]) -> f32 {
+fn relative_difference(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     let largest = b.iter().fold(1e-6f32, |most, v| most.max(v.abs()));
     let differences = a.iter().zip(b).map(|(a, b)| (a - b).abs());
@@ -165,8 +165,8 @@ fn weights_survive_the_file_folding_averaging_and_the_change_of_engine() {
             found.push((plain.try_into_vec::<f32>().unwrap(), folded.into_vec()));
         }
         for (plain, folded) in &found {
-            assert!(apart(plain, &found[0].0) < 2e-4, "{text}");
-            assert!(apart(folded, &found[0].0) < 2e-4, "{text}");
+            assert!(relative_difference(plain, &found[0].0) < 2e-4, "{text}");
+            assert!(relative_difference(folded, &found[0].0) < 2e-4, "{text}");
         }
     }
 }
@@ -205,7 +205,7 @@ fn attention_maps_lie_on_the_inputs_grid_and_agree_between_engines() {
             found.push(maps.into_vec());
         }
         for maps in &found {
-            assert!(apart(maps, &found[0]) < 1e-4, "{text}");
+            assert!(relative_difference(maps, &found[0]) < 1e-4, "{text}");
         }
     }
 }
@@ -293,6 +293,6 @@ fn deep_supervision_with_micro_batches_has_the_same_gradient() {
     for (loss, norm, head) in &found {
         assert!((loss / found[0].0 - 1.0).abs() < 1e-5, "{found:?}");
         assert!((norm / found[0].1 - 1.0).abs() < 1e-4, "{found:?}");
-        assert!(apart(head, &found[0].2) < 1e-4);
+        assert!(relative_difference(head, &found[0].2) < 1e-4);
     }
 }

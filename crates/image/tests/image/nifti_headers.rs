@@ -29,7 +29,7 @@ fn a_valid_qform_replaces_an_unusable_sform() {
     let without = patched(folder.path(), name, &[(254, vec![0, 0])]);
     let qform = read_header(&without).unwrap().grid();
     let parallel = [[0.8f32, 0.1, 0.0, 1.0]; 3].concat();
-    for (sform, said) in [
+    for (sform, expected) in [
         (
             vec![0.0; 12],
             "its sform is all zeros although sform_code is set",
@@ -47,16 +47,16 @@ fn a_valid_qform_replaces_an_unusable_sform() {
             panic!("{:?}", header.warnings());
         };
         assert!(
-            warning.contains(said) && warning.contains("the qform is used"),
+            warning.contains(expected) && warning.contains("the qform is used"),
             "{warning}"
         );
     }
     // If neither is usable, the error is about the sform, which the code selects.
     let both = [(280, reals(&[0.0; 12])), (256, reals(&[3.0, 0.0, 0.0]))];
-    let said = read_header(&patched(folder.path(), name, &both)).unwrap_err();
+    let error = read_header(&patched(folder.path(), name, &both)).unwrap_err();
     assert!(
-        said.to_string().contains("from its sform is singular"),
-        "{said}"
+        error.to_string().contains("from its sform is singular"),
+        "{error}"
     );
 }
 
@@ -70,7 +70,7 @@ fn a_pixdim_that_contradicts_the_affine_is_ignored_with_a_warning() {
     // Voxels of 0.8 × 0.9 × 2.5 mm.
     let mm3 = header([0.8, 0.9, 2.5]).voxel_mm3();
     assert_eq!(mm3, f64::from(0.8f32 * 0.9 * 2.5));
-    for (sizes, said) in [
+    for (sizes, expected) in [
         (
             [1.0, 1.0, 1.0],
             "pixdim gives voxels of 1 × 1 × 1 mm, its sform 0.8 × 0.9 × 2.5 mm",
@@ -94,7 +94,7 @@ fn a_pixdim_that_contradicts_the_affine_is_ignored_with_a_warning() {
         );
         let warnings = header.warnings();
         assert!(
-            warnings.iter().any(|line| line.contains(said)),
+            warnings.iter().any(|line| line.contains(expected)),
             "{warnings:?}"
         );
     }
@@ -108,9 +108,9 @@ fn a_pixdim_that_contradicts_the_affine_is_ignored_with_a_warning() {
     // Without an affine, pixdim is all there is.
     let none = [(254, vec![0, 0]), (80, reals(&[0.0, 0.9, 2.5]))];
     let header = read_header(&patched(folder.path(), "nifti1 little i2", &none)).unwrap();
-    let said = "pixdim gives voxels of 0 × 0.9 × 2.5 mm; read as 1 × 0.9 × 2.5 mm";
+    let expected = "pixdim gives voxels of 0 × 0.9 × 2.5 mm; read as 1 × 0.9 × 2.5 mm";
     assert!(
-        header.warnings().iter().any(|line| line.contains(said)),
+        header.warnings().iter().any(|line| line.contains(expected)),
         "{:?}",
         header.warnings()
     );
@@ -127,8 +127,8 @@ fn implausible_sizes_give_a_warning() {
         ([512, 512, 100], [0.0008, 0.0008, 0.003]),
         ([512, 512, 100], [800.0, 800.0, 3000.0]),
     ] {
-        let said = warnings(shape, spacing_mm);
-        assert!(said.contains("implausible for a patient"), "{said}");
+        let warning = warnings(shape, spacing_mm);
+        assert!(warning.contains("implausible for a patient"), "{warning}");
     }
     assert_eq!(warnings([512, 512, 800], [0.97, 0.97, 2.5]), "");
     assert_eq!(warnings([256, 256, 1], [0.05, 0.05, 0.05]), "");
@@ -145,12 +145,12 @@ fn axes_that_itk_refuses_give_a_warning() {
     };
     assert!(header(9e-5).warnings().is_empty());
     let skewed = header(1.1e-4);
-    let [said] = skewed.warnings() else {
+    let [warning] = skewed.warnings() else {
         panic!("{:?}", skewed.warnings());
     };
     assert!(
-        said.contains("off by 0.006°") && said.contains("refuse the file"),
-        "{said}"
+        warning.contains("off by 0.006°") && warning.contains("refuse the file"),
+        "{warning}"
     );
     let folder = tempfile::tempdir().unwrap();
     let mut file = skewed.raw_bytes().to_vec();

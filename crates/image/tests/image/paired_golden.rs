@@ -93,8 +93,12 @@ fn aggregates_match_numpy_and_intervals_are_close_to_scipy() {
             continue;
         };
         let [found_low, found_high] = found.mean_ci95.unwrap();
-        let apart = (found_low - low).abs().max((found_high - high).abs());
-        assert!(apart < 0.08 * (high - low), "{}: {apart}", case.name);
+        let difference = (found_low - low).abs().max((found_high - high).abs());
+        assert!(
+            difference < 0.08 * (high - low),
+            "{}: {difference}",
+            case.name
+        );
         // Intervals are reproducible.
         let again = Aggregate::of(case.scores.iter().copied().map(Some));
         assert_eq!(again.mean_ci95, found.mean_ci95);

@@ -99,11 +99,11 @@ fn real_files_are_read_as_by_nibabel() {
         let image = read_volume(&path).unwrap();
         let grid = expected.grid();
         assert_eq!(image.volume.grid.shape, grid.shape, "{path:?}");
-        let apart = image.volume.grid.affine.iter().flatten();
-        let apart = apart.zip(grid.affine.iter().flatten());
+        let pairs = image.volume.grid.affine.iter().flatten();
+        let pairs = pairs.zip(grid.affine.iter().flatten());
         // A quaternion's square root may differ in its last bit.
         assert!(
-            apart.into_iter().all(|(a, b)| (a - b).abs() <= 1e-11),
+            pairs.into_iter().all(|(a, b)| (a - b).abs() <= 1e-11),
             "{path:?}"
         );
         let sha256 = sha256_of(&image.volume.data);
@@ -120,13 +120,13 @@ fn other_files_are_refused_by_name() {
         if expected.is_numbers() && expected.volumes() <= 1 {
             continue;
         }
-        let said = read_volume(&path).unwrap_err().to_string();
+        let error = read_volume(&path).unwrap_err().to_string();
         let name = path.file_name().unwrap().to_str().unwrap();
-        assert!(said.contains(name) && !said.contains('\n'), "{said}");
+        assert!(error.contains(name) && !error.contains('\n'), "{error}");
         if expected.is_numbers() {
             assert!(
-                said.contains(&format!("holds {} volumes", expected.volumes())),
-                "{said}"
+                error.contains(&format!("holds {} volumes", expected.volumes())),
+                "{error}"
             );
             let (header, channels) = read_channels(&path).unwrap();
             assert_eq!(

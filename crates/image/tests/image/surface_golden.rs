@@ -102,9 +102,9 @@ fn check(prediction: &Array3<bool>, reference: &Array3<bool>, wanted: &Figures) 
         ("ASSD", found.average_mm(), monai.assd_mm, 0.5),
     ] {
         if let (Some(found), Some(monai)) = (found, monai) {
-            let apart = (found - monai).abs();
+            let difference = (found - monai).abs();
             assert!(
-                apart <= steps * voxel_mm,
+                difference <= steps * voxel_mm,
                 "{}: {found} {monai}",
                 what(figure)
             );

@@ -47,7 +47,7 @@ fn measure(volume: &Volume, labels: &LabelMap) -> BTreeMap<&'static str, Measure
 }
 
 #[test]
-fn same_seeds_same_bytes_whatever_the_thread_count() {
+fn the_same_seeds_give_the_same_bytes_for_any_thread_count() {
     let with_threads = |threads| {
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)

@@ -205,20 +205,15 @@ fn trained(
     // Before this point there is nothing to save, so that signals may end the process.
     let stop = stop_on_signals()?;
     args.limit.watch(&stop, &observer)?;
-    let rank_observer: &dyn Observer = match group.is_rank_zero() {
-        true => observer.as_ref(),
-        false => &Silent,
+    let worker = WorkerObserver::of(group, observer.as_ref());
+    // Of rank 0 alone, and of each rank.
+    let (rank_zero, each_rank): (&dyn Observer, &dyn Observer) = match group.is_rank_zero() {
+        true => (observer.as_ref(), observer.as_ref()),
+        false => (&Silent, &worker),
     };
-    let recipe = with_folds(&args, inputs.recipe, &mut dataset, rank_observer)?;
-    let recipe = without_unpaired_flips(recipe, &dataset.structures, rank_observer);
-    let dataset = match group.is_rank_zero() {
-        true => storage.staged(dataset, &stop, rank_observer)?,
-        false => storage.staged(
-            dataset,
-            &stop,
-            &WorkerObserver::of(group, observer.as_ref()),
-        )?,
-    };
+    let recipe = with_folds(&args, inputs.recipe, &mut dataset, rank_zero)?;
+    let recipe = without_unpaired_flips(recipe, &dataset.structures, rank_zero);
+    let dataset = storage.staged(dataset, &stop, each_rank)?;
     let curves = Curves::default();
     let mlflow = group
         .is_rank_zero()

@@ -1,4 +1,4 @@
-//! Files that are there already: kept, made again, or not touched.
+//! Existing output files: kept, predicted again, or left alone.
 
 use super::*;
 use ctseg_image::formats::{LabelNames, read_label_map, write_label_map};
@@ -9,7 +9,7 @@ fn predicted(folder: &Path, more: &[&str], code: i32) -> Value {
     serde_json::from_slice(&run(folder, &arguments, code).stdout).unwrap()
 }
 
-/// Somebody paints a voxel.
+/// Changes a voxel, as a manual correction would.
 fn correct(label_map: &Path) {
     let (header, mut labels) = read_label_map(label_map).unwrap();
     let first = labels.data.first_mut().unwrap();
@@ -18,7 +18,7 @@ fn correct(label_map: &Path) {
 }
 
 #[test]
-fn with_claims_and_without_them_the_files_decide() {
+fn existing_files_decide_with_and_without_claims() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     let count = |summary: &Value, what: &str| summary[what].as_array().unwrap().len();
@@ -53,11 +53,17 @@ fn with_claims_and_without_them_the_files_decide() {
         let manifest = json(&at("out/predictions.json"));
         assert!(manifest["cases"][0]["notes"][0].is_string(), "{manifest}");
     }
-    // Claims of this batch go on counting; a new folder is a new batch.
-    let anew = ["--overwrite", "--claim", "others"];
-    assert_eq!(count(&predicted(folder.path(), &anew, 0), "written"), 4);
-    assert_eq!(count(&predicted(folder.path(), &anew, 0), "kept"), 4);
-    // Another way of making them.
+    // The claims of this batch stay valid; a new claims folder is a new batch.
+    let other_claims = ["--overwrite", "--claim", "others"];
+    assert_eq!(
+        count(&predicted(folder.path(), &other_claims, 0), "written"),
+        4
+    );
+    assert_eq!(
+        count(&predicted(folder.path(), &other_claims, 0), "kept"),
+        4
+    );
+    // Other prediction settings.
     let masks = ["--no-postprocess", "--split"];
     assert_eq!(count(&predicted(folder.path(), &masks, 0), "written"), 4);
 }
@@ -70,7 +76,7 @@ fn references_are_not_overwritten() {
     std::fs::create_dir(at("out")).unwrap();
     std::fs::copy(at("images/case_00.nii.gz"), at("out/case_00.nii.gz")).unwrap();
     let drawn = std::fs::read(at("out/case_00.nii.gz")).unwrap();
-    // Alone, too: what is there is not lost, and neither is it made.
+    // Also without other cases: the file is kept, and the case is not predicted.
     predicted(folder.path(), &[], 3);
     assert!(std::fs::read(at("out/case_00.nii.gz")).unwrap() == drawn);
     assert!(!at("out/case_00.json").exists());
@@ -78,12 +84,12 @@ fn references_are_not_overwritten() {
     std::fs::rename(at("out"), at("labels")).unwrap();
     for more in [&[][..], &["--overwrite"]] {
         let arguments = [&["predict", "images", "-o", "labels"], more].concat();
-        let said = stderr(&run(folder.path(), &arguments, 2));
-        assert!(said.contains("the reference labels of"), "{said}");
+        let log = stderr(&run(folder.path(), &arguments, 2));
+        assert!(log.contains("the reference labels of"), "{log}");
     }
     assert!(std::fs::read(at("labels/case_00.nii.gz")).unwrap() == drawn);
     std::fs::rename(at("labels"), at("out")).unwrap();
-    // Tables and lists of others.
+    // Files with ctseg's names, written by other programs.
     let others =
         ["predictions.json", "failures.jsonl", "statistics.csv"].map(|name| at("out").join(name));
     others

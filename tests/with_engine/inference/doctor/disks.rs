@@ -1,13 +1,13 @@
-//! Disks that are full, without inodes or read-only: made in a mount namespace of their own, where that is allowed.
+//! Disks that are full, without inodes or read-only: mounted in a separate namespace, where that is permitted.
 
 use std::path::Path;
 use std::process::Command;
 
-use super::{Said, doctor, says};
+use super::{Report, assert_contains, doctor};
 
-/// What a doctor says in `folder`, where a memory disk with these options is mounted at `disk`, after the shell has done
-/// `before` there; none where mounting is not allowed.
-fn on_disk(folder: &Path, options: &str, before: &str, arguments: &[&str]) -> Option<Said> {
+/// Runs doctor in `folder`, with a tmpfs with these options mounted at `disk`, after the shell has run `before` there;
+/// `None` if mounting is not permitted.
+fn on_disk(folder: &Path, options: &str, before: &str, arguments: &[&str]) -> Option<Report> {
     std::fs::create_dir_all(folder.join("disk")).unwrap();
     let mounted = format!("mount -t tmpfs -o {options} none disk || exit 9");
     let may = Command::new("unshare")
@@ -15,7 +15,7 @@ fn on_disk(folder: &Path, options: &str, before: &str, arguments: &[&str]) -> Op
         .args(["-m", "sh", "-c", &mounted])
         .output();
     if !may.is_ok_and(|output| output.status.success()) {
-        println!("left out: file systems cannot be mounted here");
+        println!("skipped: file systems cannot be mounted here");
         return None;
     }
     let inner = doctor(folder, &["--quick", "--device", "flex"]);
@@ -33,7 +33,7 @@ fn on_disk(folder: &Path, options: &str, before: &str, arguments: &[&str]) -> Op
             None => command.env_remove(name),
         };
     }
-    Some(Said::by(&mut command))
+    Some(Report::run(&mut command))
 }
 
 #[test]
@@ -41,9 +41,9 @@ fn a_full_disk_is_a_fault_that_names_its_file_system() {
     let folder = tempfile::tempdir().unwrap();
     let fill = "head -c 100000 /dev/zero >fill";
     let runs = ["--runs", "disk/runs"];
-    if let Some(said) = on_disk(folder.path(), "size=64k", fill, &runs) {
-        let text = said.only("disk, runs", "fault");
-        says(
+    if let Some(report) = on_disk(folder.path(), "size=64k", fill, &runs) {
+        let text = report.only("disk, runs", "fault");
+        assert_contains(
             &text,
             &[
                 "disk/runs (to be created in ",
@@ -51,36 +51,36 @@ fn a_full_disk_is_a_fault_that_names_its_file_system() {
                 ": disk full",
             ],
         );
-        says(
+        assert_contains(
             &text,
             &["free some space, or use another folder (--runs or CTSEG_RUNS)"],
         );
-        said.wrong_only(&["disk, runs"]);
+        report.assert_faults(&["disk, runs"]);
     }
-    // Empty, and too small for anything.
-    if let Some(said) = on_disk(folder.path(), "size=200k", "true", &runs) {
-        says(
-            &said.only("disk, runs", "fault"),
+    // Empty but too small.
+    if let Some(report) = on_disk(folder.path(), "size=200k", "true", &runs) {
+        assert_contains(
+            &report.only("disk, runs", "fault"),
             &["nearly full, ", " kB free"],
         );
     }
-    if let Some(said) = on_disk(folder.path(), "size=500m", "true", &runs) {
-        says(
-            &said.only("disk, runs", "warning"),
+    if let Some(report) = on_disk(folder.path(), "size=500m", "true", &runs) {
+        assert_contains(
+            &report.only("disk, runs", "warning"),
             &["almost full, ", " MB free"],
         );
-        said.wrong_only(&[]);
+        report.assert_faults(&[]);
     }
 }
 
 #[test]
-fn a_disk_without_inodes_is_told_from_a_full_one() {
+fn a_disk_without_inodes_is_distinguished_from_a_full_one() {
     let folder = tempfile::tempdir().unwrap();
     let fill = "for file in 1 2 3 4 5; do : >$file; done";
     let arguments = ["--runs", "disk"];
-    if let Some(said) = on_disk(folder.path(), "size=2g,nr_inodes=4", fill, &arguments) {
-        let text = said.only("disk, runs", "fault");
-        says(
+    if let Some(report) = on_disk(folder.path(), "size=2g,nr_inodes=4", fill, &arguments) {
+        let text = report.only("disk, runs", "fault");
+        assert_contains(
             &text,
             &["no inodes left", "2.1 GB free", "remove many small files"],
         );
@@ -88,13 +88,13 @@ fn a_disk_without_inodes_is_told_from_a_full_one() {
 }
 
 #[test]
-fn a_disk_for_reading_will_do_for_models_and_not_for_runs() {
+fn a_read_only_disk_is_accepted_for_models_but_not_for_runs() {
     let folder = tempfile::tempdir().unwrap();
     let read_only = "mkdir model && mount -o remount,ro .";
     let arguments = ["--runs", "disk/runs", "--model", "disk/model"];
-    if let Some(said) = on_disk(folder.path(), "size=2g", read_only, &arguments) {
-        let text = said.only("disk, runs", "fault");
-        says(
+    if let Some(report) = on_disk(folder.path(), "size=2g", read_only, &arguments) {
+        let text = report.only("disk, runs", "fault");
+        assert_contains(
             &text,
             &[
                 "tmpfs none at ",
@@ -102,35 +102,35 @@ fn a_disk_for_reading_will_do_for_models_and_not_for_runs() {
                 "mount it read-write",
             ],
         );
-        says(&said.only("disk, model", "note"), &["read-only"]);
-        said.wrong_only(&["disk, runs"]);
+        assert_contains(&report.only("disk, model", "note"), &["read-only"]);
+        report.assert_faults(&["disk, runs"]);
     }
 }
 
 #[test]
-fn a_file_in_the_place_of_a_folder_is_a_fault() {
+fn a_file_in_place_of_a_folder_is_a_fault() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("runs"), "").unwrap();
-    let said = Said::by(&mut doctor(folder.path(), &["--quick", "--device", "flex"]));
-    says(
-        &said.only("disk, runs", "fault"),
+    let report = Report::run(&mut doctor(folder.path(), &["--quick", "--device", "flex"]));
+    assert_contains(
+        &report.only("disk, runs", "fault"),
         &["not a folder", "--runs"],
     );
 }
 
 #[test]
-fn what_the_doctor_writes_it_removes() {
+fn doctor_removes_the_files_that_it_writes() {
     let folder = tempfile::tempdir().unwrap();
     let temporary = tempfile::tempdir().unwrap();
     let mut command = doctor(folder.path(), &["--quick", "--device", "flex"]);
-    let said = Said::by(command.env("TMPDIR", temporary.path()));
+    let report = Report::run(command.env("TMPDIR", temporary.path()));
     for (place, shown) in [
         ("runs", "runs (to be created in "),
         ("model", "."),
         ("working folder", "."),
         ("temporary", temporary.path().to_str().unwrap()),
     ] {
-        let found = said.all(&format!("disk, {place}"))[0];
+        let found = report.all(&format!("disk, {place}"))[0];
         assert_eq!(found["facts"]["is_writable"], true, "{found:#}");
         assert!(
             found["found"].as_str().unwrap().starts_with(shown),

@@ -1,11 +1,11 @@
-//! Cores, memory, jobs: of machines that are made up, and of a cgroup that is made where that is allowed.
+//! Cores, memory and jobs of simulated machines, and of a real cgroup where it may be created.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::{Said, doctor, says};
+use super::{Report, assert_contains, doctor};
 
 /// `/proc`, `/sys` and `/dev` of a machine.
 pub struct Machine {
@@ -48,38 +48,38 @@ impl Machine {
         fs::write(path, text).unwrap();
     }
 
-    /// What the doctor says of it, from an empty folder.
-    fn looked_at(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Said {
+    /// Runs doctor on this machine, in an empty folder.
+    fn report(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Report {
         let folder = tempfile::tempdir().unwrap();
         let mut command = doctor(folder.path(), &["--quick", "--device", "flex"]);
         command
             .args(arguments)
             .env("CTSEG_DOCTOR_ROOT", self.root.path());
         command.envs(variables.iter().copied());
-        Said::by(&mut command)
+        Report::run(&mut command)
     }
 }
 
 #[test]
-fn nothing_is_wrong_with_a_large_machine() {
-    let said = Machine::large().looked_at(&[], &[]);
-    assert!(said.only("cores", "ok").starts_with("64 of 64"));
-    says(
-        &said.only("memory", "ok"),
+fn a_large_machine_has_no_faults() {
+    let report = Machine::large().report(&[], &[]);
+    assert!(report.only("cores", "ok").starts_with("64 of 64"));
+    assert_contains(
+        &report.only("memory", "ok"),
         &["238.4 GiB", "228.9 GiB available"],
     );
-    says(&said.only("GPU", "ok"), &["no NVIDIA GPU"]);
-    says(&said.only("open files", "ok"), &["1048576"]);
+    assert_contains(&report.only("GPU", "ok"), &["no NVIDIA GPU"]);
+    assert_contains(&report.only("open files", "ok"), &["1048576"]);
 }
 
 #[test]
-fn two_cores_of_64_are_told_with_what_allows_no_more() {
+fn two_usable_cores_of_64_are_reported_with_the_limit() {
     let unified = Machine::large();
     unified.write("/sys/fs/cgroup/cpu.max", "200000 100000\n");
-    let said = unified.looked_at(&[], &[]);
+    let report = unified.report(&[], &[]);
     let expected = ["2 of 64", "/sys/fs/cgroup/cpu.max: 200000 100000"];
-    says(&said.only("cores", "note"), &expected);
-    let facts = &said.all("cores")[0]["facts"];
+    assert_contains(&report.only("cores", "note"), &expected);
+    let facts = &report.all("cores")[0]["facts"];
     assert_eq!(
         (&facts["machine"], &facts["usable"]),
         (&64.into(), &2.into())
@@ -95,16 +95,16 @@ fn two_cores_of_64_are_told_with_what_allows_no_more() {
     divided.write("/proc/self/mountinfo", mounts);
     divided.write("/sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us", "250000\n");
     divided.write("/sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us", "100000\n");
-    let said = divided.looked_at(&[], &[]);
+    let report = divided.report(&[], &[]);
     let expected = [
         "2 of 64",
         "/sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us: 250000 100000",
     ];
-    says(&said.only("cores", "note"), &expected);
+    assert_contains(&report.only("cores", "note"), &expected);
 
-    let said = Machine::large().looked_at(&[], &[("SLURM_CPUS_PER_TASK", "4")]);
-    says(
-        &said.only("cores", "note"),
+    let report = Machine::large().report(&[], &[("SLURM_CPUS_PER_TASK", "4")]);
+    assert_contains(
+        &report.only("cores", "note"),
         &["4 of 64: SLURM_CPUS_PER_TASK"],
     );
 }
@@ -113,50 +113,51 @@ fn two_cores_of_64_are_told_with_what_allows_no_more() {
 fn more_threads_than_cores_are_a_warning() {
     let machine = Machine::large();
     machine.write("/sys/fs/cgroup/cpu.max", "200000 100000\n");
-    let by_flag = machine.looked_at(&["--threads", "8"], &[]);
-    let by_variable = machine.looked_at(&[], &[("CTSEG_THREADS", "8")]);
-    for said in [by_flag, by_variable] {
-        let told = said.only("threads", "warning");
-        says(
-            &told,
+    let by_flag = machine.report(&["--threads", "8"], &[]);
+    let by_variable = machine.report(&[], &[("CTSEG_THREADS", "8")]);
+    for report in [by_flag, by_variable] {
+        let warning = report.only("threads", "warning");
+        assert_contains(
+            &warning,
             &[
                 "is 8, but the limit is 2 cores",
                 "use 2",
                 "the CPU quota throttles",
             ],
         );
-        said.wrong_only(&[]);
+        report.assert_faults(&[]);
     }
-    let enough = machine.looked_at(&["--threads", "2"], &[("CTSEG_LOADER_THREADS", "3")]);
-    says(
+    let enough = machine.report(&["--threads", "2"], &[("CTSEG_LOADER_THREADS", "3")]);
+    assert_contains(
         &enough.only("threads", "warning"),
         &["CTSEG_LOADER_THREADS is 3"],
     );
-    let said = machine.looked_at(&["--threads", "0"], &[]);
-    let fault = said.all("settings")[1].to_string();
-    says(&fault, &["fault", "--threads 0", "expected 1 to"]);
+    let report = machine.report(&["--threads", "0"], &[]);
+    let fault = report.all("settings")[1].to_string();
+    assert_contains(&fault, &["fault", "--threads 0", "expected 1 to"]);
 }
 
 #[test]
-fn little_memory_is_told_with_what_allows_no_more() {
+fn little_memory_is_reported_with_its_limit() {
     let machine = Machine::large();
     machine.write("/sys/fs/cgroup/memory.max", "1073741824\n");
     machine.write("/sys/fs/cgroup/memory.current", "268435456\n");
-    let told = machine.looked_at(&[], &[]).only("memory", "warning");
+    let warning = machine.report(&[], &[]).only("memory", "warning");
     let expected = [
         "1.0 GiB of 238.4 GiB",
         "/sys/fs/cgroup/memory.max",
         "768.0 MiB available",
     ];
-    says(&told, &expected);
-    says(&told, &["docker run --memory", "resources.limits.memory"]);
+    assert_contains(&warning, &expected);
+    assert_contains(
+        &warning,
+        &["docker run --memory", "resources.limits.memory"],
+    );
 
     let job = [("SLURM_MEM_PER_CPU", "500"), ("SLURM_CPUS_ON_NODE", "2")];
-    let told = Machine::large()
-        .looked_at(&[], &job)
-        .only("memory", "warning");
-    says(
-        &told,
+    let warning = Machine::large().report(&[], &job).only("memory", "warning");
+    assert_contains(
+        &warning,
         &[
             "1000.0 MiB of",
             "SLURM_MEM_PER_CPU=500 (MB) × SLURM_CPUS_ON_NODE=2",
@@ -169,32 +170,32 @@ fn little_memory_is_told_with_what_allows_no_more() {
         "/proc/meminfo",
         "MemTotal:       250000000 kB\nMemAvailable:   1000000 kB\n",
     );
-    says(
-        &busy.looked_at(&[], &[]).only("memory", "warning"),
+    assert_contains(
+        &busy.report(&[], &[]).only("memory", "warning"),
         &["976.6 MiB available", "stop some"],
     );
 }
 
 #[test]
-fn limits_of_the_process_are_told() {
+fn process_limits_are_reported() {
     let machine = Machine::large();
     let limits = "Limit                     Soft Limit           Hard Limit           Units     \n\
         Max open files            256                  4096                 files     \n\
         Max address space         4294967296           unlimited            bytes     \n";
     machine.write("/proc/self/limits", limits);
-    let said = machine.looked_at(&[], &[]);
-    says(
-        &said.only("open files", "warning"),
+    let report = machine.report(&[], &[]);
+    assert_contains(
+        &report.only("open files", "warning"),
         &["256 at a time", "ulimit -n 4096"],
     );
-    says(
-        &said.only("addresses", "warning"),
+    assert_contains(
+        &report.only("addresses", "warning"),
         &["4.0 GiB", "ulimit -v unlimited"],
     );
 }
 
 #[test]
-fn jobs_are_told_with_the_time_that_is_left() {
+fn jobs_are_reported_with_the_remaining_time() {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap()
@@ -206,11 +207,11 @@ fn jobs_are_told_with_the_time_that_is_left() {
             ("SLURM_ARRAY_TASK_ID", "3"),
             ("SLURM_JOB_END_TIME", end.as_str()),
         ];
-        Machine::large().looked_at(&[], &variables)
+        Machine::large().report(&[], &variables)
     };
     let long = job(7_530).only("job", "ok");
-    says(&long, &["Slurm job 4711, array task 3", "2 h 05 min left"]);
-    says(
+    assert_contains(&long, &["Slurm job 4711, array task 3", "2 h 05 min left"]);
+    assert_contains(
         &job(100).only("job", "warning"),
         &["1 min left", "exit code 75"],
     );
@@ -218,19 +219,19 @@ fn jobs_are_told_with_the_time_that_is_left() {
         ("KUBERNETES_SERVICE_HOST", "10.0.0.1"),
         ("HOSTNAME", "predict-3-x2b7"),
     ];
-    let said = Machine::large().looked_at(&[], &pod);
-    says(
-        &said.only("container", "ok"),
+    let report = Machine::large().report(&[], &pod);
+    assert_contains(
+        &report.only("container", "ok"),
         &["Kubernetes pod: predict-3-x2b7"],
     );
 }
 
-/// A group of the kernel's own; removed when it is dropped.
+/// A real cgroup, removed on drop.
 struct Group(PathBuf);
 
 impl Group {
-    /// Below this process's own; none where that is not allowed.
-    fn made(controller: &str, file: &str, value: &str) -> Option<Self> {
+    /// Creates a cgroup below that of this process; `None` if that is not permitted.
+    fn create(controller: &str, file: &str, value: &str) -> Option<Self> {
         let groups = fs::read_to_string("/proc/self/cgroup").unwrap();
         let own = groups.lines().find_map(|line| {
             let (controllers, group) = line.split_once(':')?.1.split_once(':')?;
@@ -257,11 +258,11 @@ impl Drop for Group {
 }
 
 #[test]
-fn groups_of_this_machines_kernel_are_heeded() {
-    let cores = Group::made("cpu", "cpu.cfs_quota_us", "100000");
-    let memory = Group::made("memory", "memory.limit_in_bytes", "1610612736");
+fn limits_of_real_cgroups_are_respected() {
+    let cores = Group::create("cpu", "cpu.cfs_quota_us", "100000");
+    let memory = Group::create("memory", "memory.limit_in_bytes", "1610612736");
     let (Some(cores), Some(memory)) = (&cores, &memory) else {
-        println!("left out: cgroups (version 1) cannot be made here");
+        println!("skipped: cgroups (version 1) cannot be created here");
         return;
     };
     let folder = tempfile::tempdir().unwrap();
@@ -279,11 +280,11 @@ fn groups_of_this_machines_kernel_are_heeded() {
             None => command.env_remove(name),
         };
     }
-    let said = Said::by(&mut command);
-    let quota = said.all("cores")[0];
+    let report = Report::run(&mut command);
+    let quota = report.all("cores")[0];
     assert_eq!(quota["facts"]["usable"], 1, "{quota:#}");
-    says(
-        &said.only("memory", "warning"),
+    assert_contains(
+        &report.only("memory", "warning"),
         &["1.5 GiB", "memory.limit_in_bytes"],
     );
 }

@@ -1,4 +1,4 @@
-//! MLflow servers that are away, hang, refuse or are none; a clock that is wrong; what waits to be sent.
+//! MLflow servers that are down, hang, refuse or are not MLflow; a wrong clock; pending uploads.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -10,15 +10,15 @@ use wiremock::matchers::{any, path};
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
 use super::common::mlflow::{TestServer, free_port};
-use super::{Said, doctor, says};
+use super::{Report, assert_contains, doctor};
 
-/// A doctor in `folder` with this server; the engine that is soonest done with.
-fn with_server(folder: &Path, uri: &str) -> Said {
+/// Runs doctor in `folder` with this server and the fastest engine to check.
+fn with_server(folder: &Path, uri: &str) -> Report {
     let mut command = doctor(folder, &["--device", "flex"]);
-    Said::by(command.env("MLFLOW_TRACKING_URI", uri))
+    Report::run(command.env("MLFLOW_TRACKING_URI", uri))
 }
 
-/// A server that answers every request with `response`, in words.
+/// A server that answers every request with the text `response`.
 fn answering(response: &'static str) -> String {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let uri = format!("http://{}", listener.local_addr().unwrap());
@@ -33,16 +33,16 @@ fn answering(response: &'static str) -> String {
 }
 
 #[test]
-fn a_server_that_is_away_is_a_fault_with_what_to_do() {
+fn an_unreachable_server_is_a_fault_with_advice() {
     let folder = tempfile::tempdir().unwrap();
     let closed = format!("http://127.0.0.1:{}", free_port());
-    let said = with_server(folder.path(), &closed);
-    let text = said.only("MLflow", "fault");
-    says(&text, &[&closed, "refused", "check the port", "ctseg sync"]);
-    said.wrong_only(&["MLflow"]);
+    let report = with_server(folder.path(), &closed);
+    let text = report.only("MLflow", "fault");
+    assert_contains(&text, &[&closed, "refused", "check the port", "ctseg sync"]);
+    report.assert_faults(&["MLflow"]);
     let text =
         with_server(folder.path(), "http://no-such-host.invalid:5000").only("MLflow", "fault");
-    says(
+    assert_contains(
         &text,
         &[
             "no-such-host.invalid",
@@ -51,7 +51,7 @@ fn a_server_that_is_away_is_a_fault_with_what_to_do() {
         ],
     );
     let text = with_server(folder.path(), "sqlite:///mlflow.db").only("MLflow", "fault");
-    says(
+    assert_contains(
         &text,
         &[
             "expected a server's address",
@@ -61,23 +61,23 @@ fn a_server_that_is_away_is_a_fault_with_what_to_do() {
 }
 
 #[test]
-fn a_server_that_never_answers_is_given_up_on() {
+fn a_server_that_never_answers_times_out() {
     let folder = tempfile::tempdir().unwrap();
-    // Connections are taken by the kernel; nobody reads.
+    // The kernel accepts connections; no one reads them.
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    let begun = Instant::now();
+    let start = Instant::now();
     let uri = format!("http://{}", listener.local_addr().unwrap());
     let text = with_server(folder.path(), &uri).only("MLflow", "fault");
-    says(&text, &["timed out", "a firewall or a hanging server"]);
+    assert_contains(&text, &["timed out", "a firewall or a hanging server"]);
     assert!(
-        begun.elapsed() < Duration::from_secs(60),
+        start.elapsed() < Duration::from_secs(60),
         "{:?}",
-        begun.elapsed()
+        start.elapsed()
     );
 }
 
 #[test]
-fn servers_that_refuse_and_pages_of_others_are_told_apart() {
+fn refusals_and_pages_of_other_servers_are_distinguished() {
     let folder = tempfile::tempdir().unwrap();
     for (response, expected) in [
         (
@@ -102,20 +102,20 @@ fn servers_that_refuse_and_pages_of_others_are_told_apart() {
         ),
     ] {
         let text = with_server(folder.path(), &answering(response)).only("MLflow", "fault");
-        says(&text, &expected);
+        assert_contains(&text, &expected);
     }
 }
 
 #[test]
-fn a_proxy_in_between_is_named_without_its_login() {
+fn a_proxy_is_named_without_its_login() {
     let folder = tempfile::tempdir().unwrap();
     let proxy = format!("http://ann:s3cret@127.0.0.1:{}", free_port());
     let mut command = doctor(folder.path(), &["--device", "flex"]);
     command
         .env("MLFLOW_TRACKING_URI", "http://tracking.example.org:5000")
         .env("HTTP_PROXY", &proxy);
-    let text = Said::by(&mut command).only("MLflow", "fault");
-    says(
+    let text = Report::run(&mut command).only("MLflow", "fault");
+    assert_contains(
         &text,
         &[
             "HTTP_PROXY=http://127.0.0.1:",
@@ -125,7 +125,7 @@ fn a_proxy_in_between_is_named_without_its_login() {
     assert!(!text.contains("s3cret"), "{text}");
 }
 
-/// As MLflow answers, with its clock off by so many seconds.
+/// A mock MLflow server whose clock is ahead by `ahead_seconds`.
 fn fake(ahead_seconds: i64) -> (MockServer, tokio::runtime::Runtime) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -159,7 +159,7 @@ fn fake(ahead_seconds: i64) -> (MockServer, tokio::runtime::Runtime) {
 }
 
 #[test]
-fn a_clock_that_is_wrong_is_a_warning() {
+fn a_wrong_clock_is_a_warning() {
     let folder = tempfile::tempdir().unwrap();
     for (ahead, state, words) in [
         (0, "ok", "within 2 s"),
@@ -167,13 +167,13 @@ fn a_clock_that_is_wrong_is_a_warning() {
         (-1200, "warning", " s ahead of the MLflow server's"),
     ] {
         let (server, runtime) = fake(ahead);
-        let said = with_server(folder.path(), &server.uri());
-        says(&said.only("clock", state), &[words]);
-        says(
-            &said.only("MLflow", "note"),
+        let report = with_server(folder.path(), &server.uri());
+        assert_contains(&report.only("clock", state), &[words]);
+        assert_contains(
+            &report.only("MLflow", "note"),
             &["3.6.0", "experiment 'ctseg' does not exist yet"],
         );
-        said.wrong_only(&[]);
+        report.assert_faults(&[]);
         let requests = runtime.block_on(server.received_requests()).unwrap();
         assert!(
             requests
@@ -184,28 +184,28 @@ fn a_clock_that_is_wrong_is_a_warning() {
 }
 
 #[test]
-fn a_real_server_is_asked_and_left_as_it_was() {
+fn a_real_server_is_checked_without_changes() {
     let Some(server) = TestServer::start(None) else {
         return;
     };
     let folder = tempfile::tempdir().unwrap();
     let before = server.content();
-    let said = with_server(folder.path(), &server.uri());
-    says(
-        &said.only("MLflow", "note"),
+    let report = with_server(folder.path(), &server.uri());
+    assert_contains(
+        &report.only("MLflow", "note"),
         &[
             &server.uri(),
             ": 3.",
             "experiment 'ctseg' does not exist yet",
         ],
     );
-    said.only("clock", "ok");
+    report.only("clock", "ok");
     let mut command = doctor(
         folder.path(),
         &["--device", "flex", "--experiment", "Default"],
     );
-    let known = Said::by(command.env("MLFLOW_TRACKING_URI", server.uri()));
-    says(
+    let known = Report::run(command.env("MLFLOW_TRACKING_URI", server.uri()));
+    assert_contains(
         &known.only("MLflow", "ok"),
         &["experiment 'Default' has ID 0"],
     );
@@ -213,7 +213,7 @@ fn a_real_server_is_asked_and_left_as_it_was() {
 }
 
 #[test]
-fn what_waits_to_be_sent_is_told_and_quick_checks_ask_nobody() {
+fn pending_uploads_are_reported_and_quick_checks_send_no_requests() {
     let folder = tempfile::tempdir().unwrap();
     for name in ["a", "b"] {
         let tracking = folder.path().join("runs").join(name).join("tracking");
@@ -221,24 +221,24 @@ fn what_waits_to_be_sent_is_told_and_quick_checks_ask_nobody() {
         std::fs::write(tracking.join("events.jsonl"), "{\"at\":1}\n").unwrap();
     }
     let closed = format!("http://127.0.0.1:{}", free_port());
-    // Of one of them this server has all.
-    let standing = json!({"servers": {closed.as_str(): {
+    // One of the runs is fully uploaded to this server.
+    let delivered = json!({"servers": {closed.as_str(): {
         "experiment": "ctseg", "experiment_id": "1", "run_id": "x", "networks": {},
         "numbers": 9, "files": 9, "artifacts": {},
     }}});
     let delivered = folder.path().join("runs/a/tracking/delivered.json");
     std::fs::write(&delivered, standing.to_string()).unwrap();
-    let said = with_server(folder.path(), &closed);
-    let text = said.only("MLflow, to send", "note");
-    says(&text, &["runs/b has data to upload", "ctseg sync runs"]);
+    let report = with_server(folder.path(), &closed);
+    let text = report.only("MLflow, to send", "note");
+    assert_contains(&text, &["runs/b has data to upload", "ctseg sync runs"]);
     std::fs::remove_file(&delivered).unwrap();
-    let said = with_server(folder.path(), &closed);
-    says(
-        &said.only("MLflow, to send", "note"),
+    let report = with_server(folder.path(), &closed);
+    assert_contains(
+        &report.only("MLflow, to send", "note"),
         &["2 runs have data to upload"],
     );
     let mut command = doctor(folder.path(), &["--device", "flex", "--quick"]);
-    let quick = Said::by(command.env("MLFLOW_TRACKING_URI", &closed));
+    let quick = Report::run(command.env("MLFLOW_TRACKING_URI", &closed));
     assert!(quick.all("MLflow").is_empty());
-    quick.wrong_only(&[]);
+    quick.assert_faults(&[]);
 }

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn what_cannot_be_meant_is_said_in_one_line() {
+fn invalid_requests_give_one_line_errors() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     publish_total(here, 20.0);
@@ -32,15 +32,15 @@ fn what_cannot_be_meant_is_said_in_one_line() {
             "expected one or more of liver",
         ),
     ] {
-        let said = predict(here, more, code);
-        assert!(said.contains(expected), "{more:?}: {said}");
-        assert_eq!(said.trim().lines().count(), 1, "{more:?}: {said}");
+        let log = predict(here, more, code);
+        assert!(log.contains(expected), "{more:?}: {log}");
+        assert_eq!(log.trim().lines().count(), 1, "{more:?}: {log}");
     }
     phantoms(&here.join("data"), 2, 0);
     let calibrate = ["calibrate", "--model", "model", "--data", "data"];
-    let said = stderr(&run(here, &calibrate, 1));
-    assert!(said.contains("is a multi-part model"), "{said}");
-    // A part of its own is a model as any other.
+    let log = stderr(&run(here, &calibrate, 1));
+    assert!(log.contains("is a multi-part model"), "{log}");
+    // A part is a model by itself.
     assert_eq!(counts(here, &["--model", "model/rest"]), (1, 0));
 }
 
@@ -51,9 +51,9 @@ fn changed_manifests_and_parts_are_refused_by_name() {
     publish_total(here, 20.0);
     save(&here.join("scans/case.nii.gz"), &scan());
     let refused = |expected: &[&str]| {
-        let said = predict(here, &[], 1);
-        assert!(expected.iter().all(|part| said.contains(part)), "{said}");
-        assert_eq!(said.trim().lines().count(), 1, "{said}");
+        let log = predict(here, &[], 1);
+        assert!(expected.iter().all(|part| log.contains(part)), "{log}");
+        assert_eq!(log.trim().lines().count(), 1, "{log}");
     };
     let weights = here.join("model/rest/stage2.safetensors");
     let whole = fs::read(&weights).unwrap();
@@ -62,7 +62,7 @@ fn changed_manifests_and_parts_are_refused_by_name() {
     fs::write(&weights, changed).unwrap();
     refused(&["rest/stage2.safetensors", "SHA-256"]);
     fs::write(&weights, whole).unwrap();
-    // Another model in a part's place, whole as it is.
+    // A valid but different model in place of a part.
     fs::rename(here.join("model/rest"), here.join("kept")).unwrap();
     publish_levels(&here.join("model/rest"), &ORGANS, 4.0);
     refused(&["model/rest", "is not the model in parts.toml"]);
@@ -82,8 +82,8 @@ fn changed_manifests_and_parts_are_refused_by_name() {
 
 type Change = fn(&mut MultiPartManifest);
 
-/// Changes of a manifest, and what is said of each.
-const MISFITS: [(Change, &str); 9] = [
+/// Changes of a manifest, and a part of the error of each.
+const INVALID_MANIFESTS: [(Change, &str); 9] = [
     (
         |m| {
             m.parts[0].labels.insert("1".to_owned(), 99);
@@ -132,24 +132,24 @@ const MISFITS: [(Change, &str); 9] = [
 ];
 
 #[test]
-fn models_that_do_not_fit_together_are_not_put_together() {
+fn models_that_do_not_match_are_not_combined() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     let publish =
         |change: &dyn Fn(&mut MultiPartManifest)| publish_with(here, (&ROUGH, 4.0), change);
-    for (change, expected) in MISFITS {
-        let said = publish(&change).unwrap_err().to_string();
-        assert!(said.contains(expected), "{expected}: {said}");
+    for (change, expected) in INVALID_MANIFESTS {
+        let message = publish(&change).unwrap_err().to_string();
+        assert!(message.contains(expected), "{expected}: {message}");
         assert!(
             !here.join("model").exists() && here.read_dir().unwrap().count() == 0,
-            "{said}"
+            "{message}"
         );
     }
-    // What is no such model is not replaced.
+    // A folder that is not a multi-part model is not replaced.
     fs::create_dir(here.join("model")).unwrap();
     fs::write(here.join("model/thesis.txt"), "years of work").unwrap();
-    let said = publish(&|_| {}).unwrap_err().to_string();
-    assert!(said.contains("thesis.txt"), "{said}");
+    let message = publish(&|_| {}).unwrap_err().to_string();
+    assert!(message.contains("thesis.txt"), "{message}");
     fs::remove_file(here.join("model/thesis.txt")).unwrap();
     publish(&|_| {}).unwrap();
     publish(&|manifest| manifest.name = "again".to_owned()).unwrap();

@@ -1,34 +1,34 @@
-//! Regions that a rough model finds: only what is needed runs, and nothing is lost silently.
+//! Regions found by a rough model: only the necessary parts run, and nothing is lost silently.
 
 use super::*;
 
 #[test]
-fn chosen_structures_run_only_the_parts_and_the_region_that_they_need() {
+fn chosen_structures_run_only_the_necessary_parts_in_their_region() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     publish_total(here, 20.0);
     save(&here.join("scans/case.nii.gz"), &scan());
-    // A part that is not needed is not even looked at.
+    // A part that is not needed is not opened.
     fs::rename(here.join("model/rest"), here.join("rest")).unwrap();
     assert_eq!(counts(here, &["--structures", "liver"]), (1, 0));
     assert_eq!(
         differing(&found(here, "case"), &labelled(&scan(), &[(LIVER, 1)])),
         0
     );
-    let said = sidecar(here, "case");
-    assert_eq!(said["cascade"]["parts"], serde_json::json!(["organs"]));
-    assert_eq!(said["structures"], serde_json::json!({"liver": 1}));
-    assert_eq!(said["only_chosen"], true);
-    // The liver is (4, 4, 4) to (14, 12, 12), on even borders of the rough grid; 20 mm are 5 voxels; 0 is the end.
+    let first = sidecar(here, "case");
+    assert_eq!(first["cascade"]["parts"], serde_json::json!(["organs"]));
+    assert_eq!(first["structures"], serde_json::json!({"liver": 1}));
+    assert_eq!(first["only_chosen"], true);
+    // The liver spans (4, 4, 4) to (14, 12, 12), aligned with the rough grid; 20 mm are 5 voxels, clamped to 0.
     let roi = serde_json::json!({"start": [0, 0, 0], "end": [19, 17, 17]});
-    assert_eq!(said["cascade"]["roi"], roi);
-    let share = said["cascade"]["roi_share"].as_f64().unwrap();
+    assert_eq!(first["cascade"]["roi"], roi);
+    let share = first["cascade"]["roi_share"].as_f64().unwrap();
     assert!((share - (19 * 17 * 17) as f64 / (40 * 36 * 44) as f64).abs() < 1e-12);
-    assert!(said["cascade"]["seconds"]["rough"].as_f64().is_some());
+    assert!(first["cascade"]["seconds"]["rough"].as_f64().is_some());
     let refused = predict(here, &[], 1);
     assert!(refused.contains("model/rest"), "{refused}");
     fs::rename(here.join("rest"), here.join("model/rest")).unwrap();
-    // Done for one choice is not done for another.
+    // A result for one choice does not count for another.
     assert_eq!(counts(here, &["--structures", "liver"]), (0, 1));
     assert_eq!(counts(here, &["--structures", "heart,core"]), (1, 0));
     let expected = labelled(&scan(), &[(HEART, 3), (CORE, 5)]);
@@ -37,7 +37,7 @@ fn chosen_structures_run_only_the_parts_and_the_region_that_they_need() {
         sidecar(here, "case")["cascade"]["parts"],
         serde_json::json!(["rest"])
     );
-    // All of them by name are not all of them without a choice: the rough model has a say.
+    // Choosing all structures by name still uses the rough model.
     fs::write(
         here.join("all.txt"),
         "# all\nliver\nspleen\n\nheart\nbone\ncore\n",
@@ -53,13 +53,13 @@ fn chosen_structures_run_only_the_parts_and_the_region_that_they_need() {
 }
 
 #[test]
-fn nothing_found_roughly_is_the_whole_volume_and_never_silent() {
+fn an_empty_rough_region_falls_back_to_the_whole_volume_with_a_note() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
-    // A rough model that knows no voxel of liver when it sees one.
-    let blind =
+    // A rough model that never finds liver.
+    let without_liver =
         ROUGH.map(|(label, name, hu)| (label, name, if name == "liver" { 1e6 } else { hu }));
-    publish_with(here, (&blind, 4.0), &|_| {}).unwrap();
+    publish_with(here, (&without_liver, 4.0), &|_| {}).unwrap();
     let grid = Grid::with_spacing([40, 36, 44], [4.0; 3]);
     let volume = boxes_in(
         grid,
@@ -69,26 +69,20 @@ fn nothing_found_roughly_is_the_whole_volume_and_never_silent() {
         ],
     );
     save(&here.join("scans/case.nii.gz"), &volume);
-    let said = predict(here, &["--structures", "bone"], 0);
+    let log = predict(here, &["--structures", "bone"], 0);
+    assert!(log.contains("did not find bone; the whole volume"), "{log}");
+    let log = predict(here, &["--structures", "liver"], 0);
     assert!(
-        said.contains("did not find bone; the whole volume"),
-        "{said}"
-    );
-    let said = predict(here, &["--structures", "liver"], 0);
-    assert!(
-        said.contains("did not find liver; the whole volume"),
-        "{said}"
+        log.contains("did not find liver; the whole volume"),
+        "{log}"
     );
     assert_eq!(
         differing(&found(here, "case"), &labelled(&volume, &[(LIVER, 1)])),
         0
     );
     assert_eq!(sidecar(here, "case")["cascade"]["roi_share"], 1.0);
-    let said = predict(here, &["--structures", "bone,heart"], 0);
-    assert!(
-        said.contains("did not find bone; only the region"),
-        "{said}"
-    );
+    let log = predict(here, &["--structures", "bone,heart"], 0);
+    assert!(log.contains("did not find bone; only the region"), "{log}");
     let notes = sidecar(here, "case")["notes"].to_string();
     assert!(notes.contains("did not find bone"), "{notes}");
     assert_eq!(
@@ -98,11 +92,11 @@ fn nothing_found_roughly_is_the_whole_volume_and_never_silent() {
 }
 
 #[test]
-fn a_coarse_rough_model_finds_the_region_in_the_volumes_own_voxels() {
+fn a_coarse_rough_model_gives_the_region_in_voxels_of_the_volume() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     publish_with(here, (&ROUGH, 12.0), &|_| {}).unwrap();
-    // Spacings and a shape that no coarse voxel fits.
+    // Spacings and a shape that are no multiples of a coarse voxel.
     let grid = Grid::with_spacing([41, 50, 29], [4.3, 3.1, 5.7]);
     let liver = place([11, 30, 9], [25, 44, 17]);
     save(
@@ -115,7 +109,7 @@ fn a_coarse_rough_model_finds_the_region_in_the_volumes_own_voxels() {
     let roi: VoxelBox = serde_json::from_value(roi).unwrap();
     for (axis, spacing_mm) in grid.spacing_mm().into_iter().enumerate() {
         let limit = grid.shape[axis] as f64;
-        // 20 mm of margin, and half a coarse voxel to either side.
+        // 20 mm of margin, within half a coarse voxel.
         let margin = 20.0 / spacing_mm;
         let start = (liver.start[axis] as f64 - margin).max(0.0);
         let end = (liver.end[axis] as f64 + margin).min(limit);
@@ -137,7 +131,7 @@ fn a_coarse_rough_model_finds_the_region_in_the_volumes_own_voxels() {
 }
 
 #[test]
-fn volumes_in_every_orientation_are_cropped_and_merged_alike() {
+fn volumes_in_any_orientation_are_cropped_and_merged_the_same_way() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     publish_total(here, 9.0);
@@ -168,11 +162,11 @@ fn volumes_in_every_orientation_are_cropped_and_merged_alike() {
 }
 
 #[test]
-fn a_task_that_is_always_cropped_sees_nothing_else() {
+fn a_task_that_is_always_cropped_only_sees_its_region() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     let path = here.join("model");
-    // Vessels (of the HU of bone) are looked for around the heart, as a rough model of two parts finds it.
+    // Vessels (with the HU of bone) are segmented around the heart, which a rough model of two parts finds.
     MultiPartModel::publish(&path, |folder| {
         publish_levels(
             &folder.join("vessels"),
@@ -207,10 +201,10 @@ fn a_task_that_is_always_cropped_sees_nothing_else() {
         map.bounding_box(|label| label == 1).unwrap(),
         place([18, 20, 28], [20, 24, 30])
     );
-    let said = run(here, &["inspect", "model"], 0);
-    let said = String::from_utf8(said.stdout).unwrap();
-    assert!(said.contains("finds heart for every volume"), "{said}");
-    // Without a heart in sight the whole volume counts.
+    let output = run(here, &["inspect", "model"], 0);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("locates heart for every volume"), "{text}");
+    // Without a heart the whole volume is used.
     save(
         &here.join("scans/case.nii.gz"),
         &boxes_in(grid, &[(far, BONE)]),

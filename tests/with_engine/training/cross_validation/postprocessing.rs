@@ -1,8 +1,8 @@
-//! The clean-up of label maps: chosen on out-of-fold predictions, or by hand, and used in prediction.
+//! Postprocessing of label maps: chosen on out-of-fold predictions or by hand, and applied in prediction.
 
 use super::*;
 
-/// Cases with a ball and a pair of balls, and predictions of them: the ball with specks far away, the pair exact.
+/// Cases with a ball and a pair of balls, and predictions: the ball with distant specks, the pair exact.
 struct Balls {
     dataset: Dataset,
     maps: Vec<(usize, PathBuf)>,
@@ -62,13 +62,13 @@ fn chosen(balls: &Balls, recipe: &Recipe) -> Option<Postprocessing> {
 }
 
 #[test]
-fn a_step_is_kept_only_where_its_structure_gains() {
+fn a_step_is_kept_only_if_its_structure_improves() {
     let folder = tempfile::tempdir().unwrap();
     let balls = balls(folder.path(), 5);
     let recipe = small_recipe("single", &["spacing_mm=[2.0, 2.0, 3.0]"]);
     let found = chosen(&balls, &recipe).unwrap();
     assert_eq!((found.cases, found.smallest_gain), (5, 0.001));
-    // The pair has two components that both belong: it is left alone.
+    // Both components of the pair are correct: no step is chosen.
     assert_eq!(found.structures.keys().collect::<Vec<_>>(), ["structure_1"]);
     let cleaning = &found.structures["structure_1"];
     assert!(
@@ -89,7 +89,7 @@ fn a_step_is_kept_only_where_its_structure_gains() {
     let expected = expected.sum::<f64>() / 5.0;
     assert!((cleaning.dice_before.unwrap() - expected).abs() < 1e-12);
 
-    // A gain that is asked for and not reached, the choice switched off, too few cases: nothing.
+    // No step is chosen if the required gain is not reached, the choice is disabled, or there are too few cases.
     let none = [
         "postprocessing.smallest_gain=0.5",
         "postprocessing.choose=false",
@@ -109,7 +109,7 @@ fn a_step_is_kept_only_where_its_structure_gains() {
 }
 
 #[test]
-fn steps_by_hand_are_used_and_measured_whatever_they_gain() {
+fn manual_steps_are_used_and_measured_regardless_of_their_gain() {
     let folder = tempfile::tempdir().unwrap();
     let balls = balls(folder.path(), 5);
     let set = [
@@ -121,11 +121,11 @@ fn steps_by_hand_are_used_and_measured_whatever_they_gain() {
     assert!(cleaning.by_hand && cleaning.dice_before == Some(1.0));
     assert!(
         (cleaning.dice_after.unwrap() - 2.0 / 3.0).abs() < 1e-9,
-        "half of the pair is gone"
+        "half of the pair is removed"
     );
     assert!(
         found.structures.contains_key("structure_1"),
-        "the others are chosen for all the same"
+        "steps of other structures are still chosen"
     );
     for (setting, expected) in [
         ("postprocessing.steps.a=[{step='median', voxels=4}]", "odd"),
@@ -137,16 +137,16 @@ fn steps_by_hand_are_used_and_measured_whatever_they_gain() {
             .to_string();
         assert!(error.contains(expected) && !error.contains('\n'), "{error}");
     }
-    // A structure that the data has not is refused before any training.
+    // A structure that the data lacks is refused before training.
     data(folder.path(), 4, 0);
     let mut arguments = vec!["fit", "--stage", "single", "--data", "data/dataset.toml"];
     arguments.extend(["--set", "postprocessing.steps.tail=[{step='fill_holes'}]"]);
-    let said = stderr(&run(folder.path(), &arguments, 1));
-    assert!(said.contains("tail") && said.contains("liver"), "{said}");
+    let log = stderr(&run(folder.path(), &arguments, 1));
+    assert!(log.contains("tail") && log.contains("liver"), "{log}");
 }
 
 #[test]
-fn prediction_cleans_up_as_the_model_says() {
+fn prediction_applies_the_postprocessing_of_the_model() {
     let folder = tempfile::tempdir().unwrap();
     let model = folder.path().join("model");
     random_model(&model, &["roi.threshold=0.5"]);
@@ -177,7 +177,7 @@ fn prediction_cleans_up_as_the_model_says() {
     };
     let (mut raw, sidecar) = predict(&["--no-postprocess"]);
     assert!(sidecar.cascade.postprocessing.is_empty());
-    let (cleaned, sidecar) = predict(&[]); // not taken for done: it was made without
+    let (cleaned, sidecar) = predict(&[]); // predicted again: it was made without postprocessing
     assert_eq!(sidecar.cascade.postprocessing["liver"], steps);
     assert!(cleaned.data != raw.data, "the steps changed nothing");
     apply(&mut raw, &[(1, steps)]).unwrap();
@@ -191,12 +191,12 @@ fn prediction_cleans_up_as_the_model_says() {
     assert!(described.contains("median filter, 3 voxels"), "{described}");
 }
 
-/// Writes the steps for the liver into the model, which stays what it is otherwise.
+/// Adds postprocessing steps for the liver to the model.
 fn clean_liver(model: &Path, steps: &[Step]) {
     let text = || std::fs::read_to_string(model.join("model.toml")).unwrap();
     assert!(
         !text().contains("postprocessing"),
-        "models of old have no such section, and load"
+        "older models without this section load"
     );
     let cleaning = StructurePostprocessing {
         steps: steps.to_vec(),

@@ -1,8 +1,8 @@
-//! Figures of a dataset as NumPy and nibabel find them.
+//! Fingerprints of datasets, compared with NumPy and nibabel.
 
 use super::*;
 
-/// The figures by NumPy and nibabel, from the files.
+/// Computes the fingerprint from the files with NumPy and nibabel.
 const NUMPY: &str = r#"
 import json, sys
 import nibabel as nib, numpy as np
@@ -28,7 +28,7 @@ print(json.dumps({
 }))
 "#;
 
-fn numpys(dataset: &Dataset) -> Option<Value> {
+fn numpy_fingerprint(dataset: &Dataset) -> Option<Value> {
     use ctseg_core::dataset::LabelSource;
     use std::io::Write;
     let python = std::env::var_os("CTSEG_TEST_PYTHON")?;
@@ -57,9 +57,9 @@ fn numpys(dataset: &Dataset) -> Option<Value> {
     Some(serde_json::from_slice(&output.stdout).unwrap())
 }
 
-pub(super) fn figures_are_numpys(dataset: &Dataset) {
-    let Some(expected) = numpys(dataset) else {
-        println!("left out: CTSEG_TEST_PYTHON is not set");
+pub(super) fn assert_matches_numpy(dataset: &Dataset) {
+    let Some(expected) = numpy_fingerprint(dataset) else {
+        println!("skipped: CTSEG_TEST_PYTHON is not set");
         return;
     };
     let found = Fingerprint::of(dataset, &Silent).unwrap();

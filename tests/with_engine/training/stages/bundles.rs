@@ -1,22 +1,22 @@
-//! What a bundle takes in, keeps and drops as stages and folds come.
+//! Bundles as stages and folds are added.
 
 use super::*;
 
 #[test]
-fn folds_trained_one_by_one_come_together_and_foreign_folders_are_left_alone() {
+fn folds_trained_separately_are_merged_and_foreign_folders_are_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     let model = folder.path().join("model");
     let recipe = small_recipe("1", &[]);
     publish_random(&model, &recipe, &[&["a"], &["b"]]);
     let both = std::fs::read(model.join("stage1.safetensors")).unwrap();
-    // The same recipe again with its first fold only: the second one stays.
+    // The same recipe again with its first fold only: the second fold stays.
     publish_random(&model, &recipe, &[&["a"]]);
     assert_eq!(
         Bundle::open(&model).unwrap().stage(1).unwrap().folds.len(),
         2
     );
     assert!(std::fs::read(model.join("stage1.safetensors")).unwrap() == both);
-    // Another recipe starts anew.
+    // Another recipe replaces the model.
     publish_random(
         &model,
         &small_recipe("1", &["training.epochs=3"]),
@@ -45,7 +45,7 @@ fn folds_trained_one_by_one_come_together_and_foreign_folders_are_left_alone() {
 }
 
 #[test]
-fn a_new_stage_1_drops_the_stage_2_that_was_trained_on_the_old_one() {
+fn a_new_stage_1_removes_the_stage_2_trained_on_the_old_one() {
     let folder = tempfile::tempdir().unwrap();
     let model = folder.path().join("model");
     random_model(&model, &[]);
@@ -62,7 +62,7 @@ fn a_new_stage_1_drops_the_stage_2_that_was_trained_on_the_old_one() {
         .unwrap()
         .map(|entry| entry.unwrap().file_name())
         .collect();
-    assert_eq!(left, ["model"], "nothing else may be left behind");
+    assert_eq!(left, ["model"], "no other files may be left");
 }
 
 #[test]

@@ -18,7 +18,7 @@ use ctseg_image::resample::{Interpolation, resample};
 use ctseg_image::space::{LabelMap, Orientation, Volume, VoxelBox};
 use ndarray::{Array3, Array4, Array5, ArrayView3, ArrayView4, Axis, s};
 
-/// A stage on volumes with `structures` maps, its networks, and an input.
+/// A stage for volumes with `structures` maps and `folds` networks, its inference, and an input.
 fn on_volumes(structures: usize, folds: usize) -> (Stage, Inference, Array4<f32>) {
     let set = [
         "region=whole",
@@ -94,17 +94,17 @@ fn planes_of_patches_match_the_whole_input() {
                 let mut planes = Planes::new(pass, axis).unwrap();
                 let length = planes.count();
                 for start in (0..length).step_by(at_once) {
-                    // One plane twice, as at the border of two chunks.
+                    // One plane twice, as at the boundary of two chunks.
                     let range = start.saturating_sub(1)..(start + at_once).min(length);
                     let found = planes.take(range.clone()).unwrap();
                     let expected = expected.slice_axis(Axis(axis + 1), range.into());
                     assert_eq!(found.shape(), expected.shape());
-                    let apart = found.iter().zip(&expected);
-                    let apart = apart.map(|(a, b)| (f64::from(*a) - b).abs());
-                    let apart = apart.fold(0.0, f64::max);
+                    let difference = found.iter().zip(&expected);
+                    let difference = difference.map(|(a, b)| (f64::from(*a) - b).abs());
+                    let difference = difference.fold(0.0, f64::max);
                     assert!(
-                        apart < 2e-5,
-                        "{structures} structures, axis {axis}: {apart}"
+                        difference < 2e-5,
+                        "{structures} structures, axis {axis}: {difference}"
                     );
                 }
                 let gone = planes.take(0..1).is_err();
@@ -112,9 +112,9 @@ fn planes_of_patches_match_the_whole_input() {
             }
         }
         let whole = stage.logits(input.view(), &|_| Ok(())).unwrap();
-        let apart = whole.iter().zip(&expected);
-        let apart = apart.map(|(a, b)| (f64::from(*a) - b).abs());
-        assert!(apart.fold(0.0, f64::max) < 2e-5);
+        let difference = whole.iter().zip(&expected);
+        let difference = difference.map(|(a, b)| (f64::from(*a) - b).abs());
+        assert!(difference.fold(0.0, f64::max) < 2e-5);
     }
 }
 
@@ -154,13 +154,13 @@ fn step_and_blending_come_from_the_recipe() {
         };
         assert!((value - expected).abs() < 1e-5, "{x}: {value} {expected}");
     }
-    let wrong = ["sliding.step=0".to_owned()];
+    let wrong = ["sliding.step=1e-300".to_owned()];
     let error = ctseg_core::recipe::Recipe::named("refine", &wrong).unwrap_err();
     assert!(error.to_string().contains("sliding.step"), "{error}");
 }
 
 #[test]
-fn the_longer_axis_takes_less_memory() {
+fn streaming_along_the_longer_axis_takes_less_memory() {
     let (stage, _, _) = on_volumes(2, 1);
     assert_eq!(best_axis(&stage.recipe, [11, 17, 13]), 1);
     assert_eq!(best_axis(&stage.recipe, [40, 17, 13]), 0);
@@ -169,7 +169,7 @@ fn the_longer_axis_takes_less_memory() {
 }
 
 #[test]
-fn an_error_in_the_callback_stops_the_work() {
+fn an_error_in_the_callback_stops_inference() {
     let (stage, _, input) = on_volumes(2, 1);
     let count = std::sync::atomic::AtomicUsize::new(0);
     let error = stage
@@ -258,11 +258,11 @@ fn labels_and_probabilities_do_not_depend_on_chunks_or_orientation() {
             assert_most_probable(&labels, &probabilities, outputs.ends_with("exclusive"));
             let (chunked, others) = segmented(load().with_chunk_planes(1), &volume);
             assert!(chunked.data == labels.data, "{stage}");
-            let apart = others
+            let difference = others
                 .iter()
                 .zip(&probabilities)
                 .map(|(a, b)| (a - b).abs());
-            assert!(apart.fold(0.0, f32::max) < 1e-5);
+            assert!(difference.fold(0.0, f32::max) < 1e-5);
             // Reoriented so that the streaming axis is another axis of the file, reversed.
             let turned = volume
                 .grid
@@ -281,7 +281,7 @@ fn labels_and_probabilities_do_not_depend_on_chunks_or_orientation() {
     }
 }
 
-/// Reads probabilities with nibabel and NumPy and compares them with each other and with the label map.
+/// Compares probabilities, read with nibabel and NumPy, with each other and with the label map.
 const SAVED: &str = r#"
 import sys, numpy as np, nibabel as nib
 labels, maps, array = nib.load(sys.argv[1]), nib.load(sys.argv[2]), np.load(sys.argv[3])
@@ -298,9 +298,9 @@ print("equal")
 "#;
 
 #[test]
-fn saved_probabilities_are_what_the_label_map_was_made_of() {
+fn saved_probabilities_match_the_label_map() {
     let Ok(python) = std::env::var("CTSEG_TEST_PYTHON") else {
-        println!("left out: CTSEG_TEST_PYTHON names no Python with nibabel");
+        println!("skipped: CTSEG_TEST_PYTHON names no Python with nibabel");
         return;
     };
     let folder = tempfile::tempdir().unwrap();
@@ -330,10 +330,10 @@ fn saved_probabilities_are_what_the_label_map_was_made_of() {
         "{}",
         String::from_utf8_lossy(&output.stderr)
     );
-    // What is whole is kept; what is missing is made again.
+    // Valid outputs are kept; missing ones are written again.
     let kept = |output: &std::process::Output| {
-        let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-        said["kept"].as_array().unwrap().len()
+        let summary: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        summary["kept"].as_array().unwrap().len()
     };
     assert_eq!(kept(&predict(&["--save-probabilities=f16"])), 1);
     std::fs::remove_file(out.join(files[1])).unwrap();

@@ -27,7 +27,7 @@ fn train(folder: &Path, data: &str) {
 }
 
 #[test]
-fn a_model_learns_its_ranges_or_is_refused() {
+fn int8_needs_calibration_ranges_and_then_matches_f32() {
     let folder = tempfile::tempdir().unwrap();
     let data = phantoms(&folder.path().join("data"), 4, 2);
     let data = data.to_str().unwrap();
@@ -57,18 +57,18 @@ fn a_model_learns_its_ranges_or_is_refused() {
     ));
     assert!(refused.contains("is for prediction"), "{refused}");
 
-    let said = run(
+    let output = run(
         folder.path(),
-        &["--json", "calibrate", "--data", data, "--cases", "2"],
+        &["--json", "quantize", "--data", data, "--cases", "2"],
         0,
     );
-    let said: serde_json::Value = serde_json::from_slice(&said.stdout).unwrap();
-    assert_eq!(said["recorded"].as_array().unwrap().len(), 2);
-    assert_eq!(said["compared"].as_array().unwrap().len(), 2);
-    let dice = |way: usize| said["ways"][way]["mean_dice"].as_f64().unwrap_or(0.0);
-    assert_eq!(said["ways"][1]["precision"], "int8");
-    assert!((dice(0) - dice(1)).abs() < 0.05, "{said}");
-    // The model is whole, its checksums hold, and it predicts.
+    let summary: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(summary["recorded"].as_array().unwrap().len(), 2);
+    assert_eq!(summary["compared"].as_array().unwrap().len(), 2);
+    let dice = |way: usize| summary["ways"][way]["mean_dice"].as_f64().unwrap_or(0.0);
+    assert_eq!(summary["ways"][1]["precision"], "int8");
+    assert!((dice(0) - dice(1)).abs() < 0.05, "{summary}");
+    // The model is valid and predicts.
     let output = run(folder.path(), &predict, 0);
     assert!(
         String::from_utf8_lossy(&output.stdout).contains("6 of 6"),

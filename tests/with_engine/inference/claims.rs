@@ -1,4 +1,4 @@
-//! Processes that share a list of cases: by claims, and by shards.
+//! Processes that share a list of cases, by claims or by shards.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -22,7 +22,7 @@ fn claiming(folder: &Path, images: &str) -> Child {
         .unwrap()
 }
 
-/// What processes say that they have written, once each of them has ended well.
+/// The outputs that the processes report; waits until all have succeeded.
 fn written(processes: Vec<Child>, code: i32) -> Vec<String> {
     let mut all = Vec::new();
     for process in processes {
@@ -55,7 +55,7 @@ fn four_processes_take_each_case_once() {
     assert_eq!(written(processes, 3), all);
     assert_eq!(files(&at("claims"), ".claim-1").len(), 25);
     assert!(files(&at("claims"), ".claim-2").is_empty());
-    // Whoever ended last has told everything.
+    // The last process writes the complete manifest.
     let counts = serde_json::json!({"done": 24, "kept": 0, "failed": 1, "pending": 0});
     assert_eq!(json(&at("out/predictions.json"))["counts"], counts);
     let failures = std::fs::read_to_string(at("out/failures.jsonl")).unwrap();
@@ -63,7 +63,7 @@ fn four_processes_take_each_case_once() {
         failures.lines().count() == 1 && failures.contains("bad.nii.gz"),
         "{failures}"
     );
-    // The next run looks at nothing but what failed.
+    // The next run only predicts the failed case.
     std::fs::copy(at("images/case_00.nii.gz"), at("images/bad.nii.gz")).unwrap();
     let before = sidecars(&at("out"));
     let processes = (0..2).map(|_| claiming(folder.path(), "images")).collect();
@@ -73,7 +73,7 @@ fn four_processes_take_each_case_once() {
 }
 
 #[test]
-fn what_a_killed_process_held_is_taken_over_once() {
+fn claims_of_a_killed_process_are_taken_over_once() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     batch(folder.path(), 30);
@@ -88,7 +88,7 @@ fn what_a_killed_process_held_is_taken_over_once() {
     assert_eq!(files(&at("out"), ".nii.gz").len(), 30);
     let once: BTreeSet<&String> = others.iter().collect();
     assert_eq!(once.len(), others.len(), "{others:?}");
-    // A process holds a case that is read, one that is segmented, two on their way to disk.
+    // A process holds one case being read, one being segmented and two being written.
     assert!(files(&at("claims"), ".claim-2").len() <= 4);
     assert!(files(&at("claims"), ".claim-3").is_empty());
     assert_eq!(json(&at("out/predictions.json"))["counts"]["pending"], 0);
@@ -120,10 +120,10 @@ fn shards_split_the_cases() {
         .map(|index| format!("out/case_{index:02}.nii.gz"))
         .collect();
     assert_eq!(all, expected);
-    let said = stderr(&run(
+    let log = stderr(&run(
         folder.path(),
         &["predict", "images", "--shard", "0/3"],
         2,
     ));
-    assert!(said.contains("1/8"), "{said}");
+    assert!(log.contains("1/8"), "{log}");
 }

@@ -1,4 +1,4 @@
-//! Several processes that train one network together, begun by Open MPI's `mpirun`.
+//! Distributed training with several processes, started by Open MPI's `mpirun`.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use crate::common::{SMALL, ctseg, engines, phantoms, run};
 use ctseg_core::run::checkpoint::Checkpoint;
 
-/// One fold of a small stage 1 that takes the same steps whoever takes them. Where maxima are taken, of a window or of
-/// a value and zero, a rounding may decide which: such a network can go another way after a while.
+/// Trains one fold of a small, smooth stage 1: with max pooling or ReLU, rounding differences between processes would
+/// grow over time.
 fn arguments<'a>(data: &'a Path, engine: &'a str, set: &[&'a str]) -> Vec<&'a str> {
     let data = data.to_str().unwrap();
     let mut arguments = vec!["fit", "--stage", "1", "--data", data, "--fold", "0"];
@@ -27,7 +27,7 @@ fn arguments<'a>(data: &'a Path, engine: &'a str, set: &[&'a str]) -> Vec<&'a st
     arguments
 }
 
-/// `mpirun` in `folder`, with what it begins still to be said.
+/// `mpirun` in `folder`, still without a program.
 fn launcher(folder: &Path, processes: usize, options: &[&str]) -> Command {
     let mut command = Command::new("mpirun");
     command
@@ -78,7 +78,7 @@ fn last(folder: &Path) -> PathBuf {
     only_run(folder).join("checkpoints/fold_0/last.safetensors")
 }
 
-/// The largest difference of a weight, as part of the largest weight of its tensor; the steps taken.
+/// The largest difference of a weight, relative to the largest weight of its tensor; the steps taken.
 fn difference(a: &Path, b: &Path) -> (f64, u64) {
     let (a, b) = (Checkpoint::load(a).unwrap(), Checkpoint::load(b).unwrap());
     assert_eq!(a.progress.optimiser_steps, b.progress.optimiser_steps);
@@ -86,32 +86,32 @@ fn difference(a: &Path, b: &Path) -> (f64, u64) {
     let of = |(name, a): (&String, &ctseg_engine::weights::HostTensor)| {
         let b = &b.network[name];
         let largest = b.values.iter().fold(0.0f32, |most, v| most.max(v.abs()));
-        let apart = a.values.iter().zip(&b.values).map(|(a, b)| (a - b).abs());
-        f64::from(apart.fold(0.0f32, f32::max) / largest.max(1e-3))
+        let differences = a.values.iter().zip(&b.values).map(|(a, b)| (a - b).abs());
+        f64::from(differences.fold(0.0f32, f32::max) / largest.max(1e-3))
     };
     let worst = a.network.iter().map(of).fold(0.0, f64::max);
     (worst, a.progress.optimiser_steps)
 }
 
-/// Trains by one process, and by `processes` with shares of the same batches.
+/// Trains with one process, and with `processes` that share the same batches.
 fn same_weights(processes: usize, engine: &str, set: &[&str], steps: u64) {
     let data = tempfile::tempdir().unwrap();
     let descriptor = phantoms(data.path(), 4, 0);
     let arguments = arguments(&descriptor, engine, set);
     let (one, several) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     run(one.path(), &arguments, 0);
-    let said = finished(mpirun(several.path(), processes, &[], &arguments), 0);
+    let output = finished(mpirun(several.path(), processes, &[], &arguments), 0);
     let (worst, taken) = difference(&last(several.path()), &last(one.path()));
     println!("{engine}, {processes} processes, {taken} steps, {set:?}: {worst:.1e}");
     assert_eq!(taken, steps);
     assert!(worst < 1e-5, "{engine} {set:?}: {worst:.1e}");
     assert!(
         worst > 0.0 || steps == 0,
-        "as if there had been one process only"
+        "bit-identical, as if there was only one process"
     );
-    // One of them tells of it, and writes.
-    let said = text(&said);
-    assert_eq!(said.matches("stage 1 trained in").count(), 1, "{said}");
+    // Only rank 0 logs and writes.
+    let log = text(&output);
+    assert_eq!(log.matches("stage 1 trained in").count(), 1, "{log}");
     let of = |folder: &Path| {
         let history = ctseg_core::run::history::read(&only_run(folder)).unwrap();
         let epochs: Vec<_> = history.values().flatten().collect();
@@ -135,7 +135,7 @@ const SGD: [&str; 4] = [
 ];
 
 #[test]
-fn two_halves_of_each_batch_make_the_weights_of_the_whole() {
+fn two_processes_give_the_weights_of_one() {
     for engine in engines() {
         let set = [&SGD[..], &["training.epochs=2"]].concat();
         same_weights(2, engine, &set, 20);
@@ -143,9 +143,9 @@ fn two_halves_of_each_batch_make_the_weights_of_the_whole() {
 }
 
 #[test]
-fn shares_may_be_uneven_and_batches_smaller_than_the_team() {
+fn shares_may_be_uneven_and_batches_smaller_than_the_process_group() {
     for engine in engines() {
-        // Per epoch two batches of 5 for three processes, and one of 1.
+        // Per epoch two batches of 5 and one of 1, for three processes.
         let uneven = ["training.batch_size=5", "training.patches_per_epoch=11"];
         let loss = ["training.epochs=3", "training.loss=dice"];
         same_weights(3, engine, &[&SGD[..], &uneven, &loss].concat(), 9);
@@ -154,14 +154,14 @@ fn shares_may_be_uneven_and_batches_smaller_than_the_team() {
 
 #[cfg(feature = "libtorch")]
 #[test]
-fn parts_of_shares_make_the_same_weights() {
+fn micro_batches_of_shares_give_the_same_weights() {
     let parts = ["training.micro_batches=2", "training.epochs=2"];
     same_weights(2, "libtorch", &[&SGD[..], &parts].concat(), 20);
 }
 
 #[cfg(feature = "libtorch")]
 #[test]
-fn batch_normalisation_sees_the_whole_batch_where_it_is_asked_to() {
+fn synchronised_batch_normalisation_sees_the_whole_batch() {
     let data = tempfile::tempdir().unwrap();
     let descriptor = phantoms(data.path(), 4, 0);
     let set = [&SGD[..], &["training.epochs=2", "network.norm=batch"]].concat();
@@ -175,18 +175,18 @@ fn batch_normalisation_sees_the_whole_batch_where_it_is_asked_to() {
     let sync = [&set[..], &["training.sync_norms=true"]].concat();
     for more in [&[][..], &["training.recompute=true"]] {
         let several = trained(2, &[&sync[..], more].concat());
-        let (apart, steps) = difference(&last(several.path()), &last(one.path()));
-        println!("{more:?}: {apart:.1e} after {steps} steps");
-        assert!(steps == 20 && apart < 1e-5, "{more:?}: {apart:.1e}");
+        let (worst, steps) = difference(&last(several.path()), &last(one.path()));
+        println!("{more:?}: {worst:.1e} after {steps} steps");
+        assert!(steps == 20 && worst < 1e-5, "{more:?}: {worst:.1e}");
     }
-    let (apart, _) = difference(&last(trained(2, &set).path()), &last(one.path()));
+    let (worst, _) = difference(&last(trained(2, &set).path()), &last(one.path()));
     assert!(
-        apart > 1e-4,
-        "shares by themselves cannot come to the same: {apart:.1e}"
+        worst > 1e-4,
+        "unsynchronised shares cannot give the same: {worst:.1e}"
     );
 }
 
-/// Processes that `mpirun` began in `folder`, in the order of their ranks.
+/// The processes that `mpirun` started in `folder`, in rank order.
 fn processes(folder: &Path, count: usize) -> Vec<u32> {
     let rank = |pid: u32| {
         let environment = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
@@ -197,7 +197,7 @@ fn processes(folder: &Path, count: usize) -> Vec<u32> {
             .find_map(|v| v.strip_prefix("OMPI_COMM_WORLD_RANK="))?;
         (cwd == folder.canonicalize().ok()?).then(|| rank.parse::<usize>().ok())?
     };
-    let begun = Instant::now();
+    let start = Instant::now();
     loop {
         let all = std::fs::read_dir("/proc").unwrap().flatten();
         let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
@@ -208,7 +208,7 @@ fn processes(folder: &Path, count: usize) -> Vec<u32> {
         if found.len() == count {
             return found.into_iter().map(|(_, pid)| pid).collect();
         }
-        assert!(begun.elapsed() < Duration::from_secs(60), "{found:?}");
+        assert!(start.elapsed() < Duration::from_secs(60), "{found:?}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -220,8 +220,8 @@ fn send(signal: &str, pid: u32) {
     assert!(sent.unwrap().success());
 }
 
-/// Begins a long training of two processes and sends `signal` to one of them in its midst.
-fn struck(
+/// Starts a long training with two processes and sends `signal` to one of them.
+fn signalled(
     folder: &Path,
     options: &[&str],
     arguments: &[&str],
@@ -234,7 +234,7 @@ fn struck(
         .spawn()
         .unwrap();
     let pids = processes(folder, 2);
-    let begun = Instant::now();
+    let start = Instant::now();
     let written = || {
         let run = std::fs::read_dir(folder.join("runs"))
             .ok()?
@@ -245,7 +245,7 @@ fn struck(
         (metrics.lines().count() >= 2).then_some(())
     };
     while written().is_none() {
-        assert!(begun.elapsed() < Duration::from_secs(120), "no epoch");
+        assert!(start.elapsed() < Duration::from_secs(120), "no epoch");
         std::thread::sleep(Duration::from_millis(20));
     }
     send(signal, pids[rank]);
@@ -260,34 +260,34 @@ const LONG: [&str; 4] = [
 ];
 
 #[test]
-fn one_that_is_killed_ends_the_others_and_leaves_a_checkpoint() {
+fn a_killed_process_ends_the_others_and_leaves_a_checkpoint() {
     let data = tempfile::tempdir().unwrap();
     let descriptor = phantoms(data.path(), 4, 0);
     let arguments = arguments(&descriptor, "flex", &LONG);
-    // Without its launcher's help, too: `--enable-recovery` leaves the others to themselves.
+    // Also without the launcher: `--enable-recovery` does not end the others.
     for (options, rank) in [
         (&["--enable-recovery"][..], 1),
         (&["--enable-recovery"], 0),
         (&[], 1),
     ] {
         let folder = tempfile::tempdir().unwrap();
-        let child = struck(folder.path(), options, &arguments, ("-KILL", rank));
-        let struck_at = Instant::now();
+        let child = signalled(folder.path(), options, &arguments, ("-KILL", rank));
+        let signalled_at = Instant::now();
         let output = child.wait_with_output().unwrap();
-        let took = struck_at.elapsed();
+        let took = signalled_at.elapsed();
         println!("{options:?}: process {rank} killed, all over after {took:.1?}");
         assert!(took < Duration::from_secs(30), "{took:?}");
-        // With recovery Open MPI takes no notice of what processes come to.
+        // With recovery, Open MPI ignores the exit codes of processes.
         assert!(!output.status.success() || !options.is_empty());
         if !options.is_empty() {
-            let said = text(&output);
+            let log = text(&output);
             let expected = format!("process {rank} of 2 has ended");
-            assert!(said.contains(&expected), "{said}");
-            assert!(said.contains("ctseg fit --resume"), "{said}");
+            assert!(log.contains(&expected), "{log}");
+            assert!(log.contains("ctseg fit --resume"), "{log}");
         }
         let saved = Checkpoint::load(&last(folder.path())).unwrap();
         assert!(saved.progress.epoch >= 1);
-        // It can be gone on with, by one process as by two.
+        // The run can be resumed.
         let run_folder = only_run(folder.path());
         let resume = [
             "fit",
@@ -296,29 +296,29 @@ fn one_that_is_killed_ends_the_others_and_leaves_a_checkpoint() {
             "--device",
             "flex",
         ];
-        let on = [
+        let resumed = [
             &resume[..],
             &["--precision", "f32", "--threads", "1", "--max-time", "2s"],
         ]
         .concat();
-        finished(mpirun(folder.path(), 2, &[], &on), 0);
+        finished(mpirun(folder.path(), 2, &[], &resumed), 0);
         let later = Checkpoint::load(&last(folder.path())).unwrap();
         assert!(later.progress.optimiser_steps > saved.progress.optimiser_steps);
     }
 }
 
 #[test]
-fn one_that_is_asked_to_stop_stops_all_and_the_run_goes_on_as_if_nothing_had_been() {
+fn a_stop_signal_to_one_process_stops_all_and_the_run_resumes_bit_identically() {
     let data = tempfile::tempdir().unwrap();
     let descriptor = phantoms(data.path(), 4, 0);
-    // Running statistics belong to what goes on.
+    // Running statistics are part of the resumed state.
     let mut set = [&LONG[..], &["network.norm=batch"]].concat();
     set[0] = "training.epochs=40";
     let arguments = arguments(&descriptor, "flex", &set);
     let whole = tempfile::tempdir().unwrap();
     finished(mpirun(whole.path(), 2, &[], &arguments), 0);
     let folder = tempfile::tempdir().unwrap();
-    let child = struck(folder.path(), &[], &arguments, ("-TERM", 1));
+    let child = signalled(folder.path(), &[], &arguments, ("-TERM", 1));
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(75), "{}", text(&output));
     let saved = Checkpoint::load(&last(folder.path())).unwrap();
@@ -331,24 +331,24 @@ fn one_that_is_asked_to_stop_stops_all_and_the_run_goes_on_as_if_nothing_had_bee
         "--device",
         "flex",
     ];
-    let on = [&resume[..], &["--precision", "f32", "--threads", "1"]].concat();
-    finished(mpirun(folder.path(), 2, &[], &on), 0);
+    let resumed = [&resume[..], &["--precision", "f32", "--threads", "1"]].concat();
+    finished(mpirun(folder.path(), 2, &[], &resumed), 0);
     let weights = |folder: &Path| std::fs::read(folder.join("model/stage1.safetensors")).unwrap();
     assert!(
         weights(folder.path()) == weights(whole.path()),
-        "not the same weights"
+        "different weights"
     );
 }
 
 #[test]
-fn what_one_cannot_do_all_hear_of() {
+fn an_error_in_one_process_ends_all() {
     let folder = tempfile::tempdir().unwrap();
     let nowhere = folder.path().join("nowhere.toml");
     let nowhere = arguments(&nowhere, "flex", &[]);
     let output = mpirun(folder.path(), 2, &[], &nowhere).output().unwrap();
     assert!(!output.status.success());
     assert!(text(&output).contains("nowhere.toml"), "{}", text(&output));
-    // As job scripts begin a fold in each process.
+    // As job scripts start one fold per process.
     let data = tempfile::tempdir().unwrap();
     let descriptor = phantoms(data.path(), 4, 0);
     let quoted = |text: &&str| format!("'{text}'");
@@ -370,7 +370,7 @@ fn what_one_cannot_do_all_hear_of() {
         assert_eq!(text(&output).contains("--alone to train each"), !well);
     }
     assert!(folder.path().join("model1/model.toml").exists());
-    // Variables of several processes, and no MPI that knows of them.
+    // Variables of several processes without MPI.
     let output = ctseg(folder.path(), &nowhere)
         .env("RANK", "0")
         .env("WORLD_SIZE", "2")
