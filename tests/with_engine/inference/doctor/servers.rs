@@ -222,12 +222,12 @@ fn pending_uploads_are_reported_and_quick_checks_send_no_requests() {
     }
     let closed = format!("http://127.0.0.1:{}", free_port());
     // One of the runs is fully uploaded to this server.
-    let delivered = json!({"servers": {closed.as_str(): {
+    let content = json!({"servers": {closed.as_str(): {
         "experiment": "ctseg", "experiment_id": "1", "run_id": "x", "networks": {},
         "numbers": 9, "files": 9, "artifacts": {},
     }}});
     let delivered = folder.path().join("runs/a/tracking/delivered.json");
-    std::fs::write(&delivered, standing.to_string()).unwrap();
+    std::fs::write(&delivered, content.to_string()).unwrap();
     let report = with_server(folder.path(), &closed);
     let text = report.only("MLflow, to send", "note");
     assert_contains(&text, &["runs/b has data to upload", "ctseg sync runs"]);
