@@ -287,7 +287,7 @@ fn unreadable_cases_are_listed_and_do_not_prevent_a_plan() {
     let output = run(folder.path(), &arguments, 3);
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(
-        text.contains("2 cases read, 1 not") && text.contains(&dataset.cases[1].id),
+        text.contains("2 cases read, 1 unreadable") && text.contains(&dataset.cases[1].id),
         "{text}"
     );
     assert!(folder.path().join("plan/refine2_5d.toml").exists());
