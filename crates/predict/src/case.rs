@@ -31,7 +31,7 @@ use ctseg_core::outputs::overlapping_masks::OverlappingMasks;
 use ctseg_core::outputs::probabilities::ProbabilityFile;
 use ctseg_core::outputs::refuse_links_out;
 use ctseg_core::outputs::sidecar::{
-    CaseWriter, INFERENCE_VERSION, SavedProbabilities, Sidecar, read_sidecar,
+    CaseWriter, INFERENCE_VERSION, SavedProbabilities, Sidecar, read_sidecar, sidecar_path,
 };
 use ctseg_engine::losses::Outputs;
 use ctseg_image::formats::{VolumeImage, case_name, read_header, read_volume};
@@ -213,6 +213,10 @@ impl Batch<'_> {
         if let Ok(header) = &header {
             // Implausible volumes are refused before hashing: they cannot have been segmented before.
             check_extent(&header.grid).map_err(|error| with_input(error, case))?;
+            // So are volumes that are too large for the memory, unless there are results to keep.
+            if !sidecar_path(&case.output).exists() {
+                self.check_memory(case, &header.grid)?;
+            }
         }
         let hashing = Instant::now();
         let sha256 = file_sha256(&case.input)?;

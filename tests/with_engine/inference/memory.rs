@@ -25,16 +25,20 @@ fn scans(folder: &Path) {
     }
     air(&folder.join("a_large.nii"), 4, 700.0);
     air(&folder.join("b_tiny.nii"), 4, 1e-3);
-    let wide = folder.join("c_wide.nii");
-    air(&wide, 4, 10.0);
-    // 1500 × 1500 × 1000 voxels of 10 mm in a sparse file (NIfTI-1, dim is at byte 40).
-    let mut header = std::fs::read(&wide).unwrap();
+    sparse(&folder.join("c_wide.nii"), 10.0);
+    sparse(&folder.join("d_vast.nii"), 1.0);
+}
+
+/// 1500 × 1500 × 1000 voxels in a sparse file that takes hours to read (NIfTI-1, dim is at byte 40).
+fn sparse(path: &Path, spacing_mm: f64) {
+    air(path, 4, spacing_mm);
+    let mut header = std::fs::read(path).unwrap();
     for (axis, side) in [1500i16, 1500, 1000].into_iter().enumerate() {
         header[42 + 2 * axis..44 + 2 * axis].copy_from_slice(&side.to_le_bytes());
     }
-    std::fs::write(&wide, &header[..352]).unwrap();
-    let file = OpenOptions::new().write(true).open(&wide).unwrap();
-    file.set_len(352 + 1500 * 1500 * 1000 * 2).unwrap();
+    std::fs::write(path, &header[..352]).unwrap();
+    let file = OpenOptions::new().write(true).open(path).unwrap();
+    file.set_len(4 << 40).unwrap();
 }
 
 /// A model whose grid is so fine that the large volume exceeds the memory of any machine.
@@ -91,8 +95,10 @@ fn a_volume_that_exceeds_memory_does_not_affect_others() {
             );
             let wide = failure_line(&log, "c_wide.nii");
             assert!(wide.contains("spans 15000 × 15000 × 10000 mm"), "{wide}");
+            let vast = failure_line(&log, "d_vast.nii");
+            assert!(vast.contains("M of memory, but"), "{vast}");
             let failures = std::fs::read_to_string(here.join(out).join("failures.jsonl")).unwrap();
-            assert_eq!(failures.lines().count(), 2, "{failures}");
+            assert_eq!(failures.lines().count(), 3, "{failures}");
         }
         let manifest = json(&here.join(out).join("predictions.json"));
         assert_eq!(manifest["counts"]["kept"], 4);

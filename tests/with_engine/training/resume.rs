@@ -260,6 +260,9 @@ fn a_damaged_checkpoint_falls_back_to_the_previous_one_or_is_refused() {
         std::fs::remove_file(file).unwrap();
     }
     let log = stderr(&run(folder.path(), &again, 1));
-    assert!(log.contains("is missing although fold 0 was trained"), "{log}");
+    assert!(
+        log.contains("is missing although fold 0 was trained"),
+        "{log}"
+    );
     assert!(!checkpoints.last().exists());
 }

@@ -332,12 +332,12 @@ mod tests {
         let sums = || counting.0.load(Ordering::Relaxed);
         let before = sums();
         let batch_norm = || computed(Mode::BatchStatistics, 2, &ones(&[4]));
-        with_sync_norms(&group, batch_norm).unwrap();
+        drop(with_sync_norms(&group, batch_norm).unwrap());
         assert!(sums() > before);
         let panics = || with_sync_norms::<()>(&group, || panic!("out of memory"));
         assert!(catch_unwind(AssertUnwindSafe(panics)).is_err());
         let shared = sums();
-        batch_norm().unwrap();
+        drop(batch_norm().unwrap());
         assert_eq!(sums(), shared, "the norms are still shared");
         group.mark_finished();
         group.shutdown().unwrap();
@@ -370,6 +370,6 @@ mod tests {
         );
         let wide = refused(4, &ones(&[4]));
         assert!(wide.contains("4 dimensions"), "{wide}");
-        computed(Mode::Inference, 2, &ones(&[4])).unwrap();
+        drop(computed(Mode::Inference, 2, &ones(&[4])).unwrap());
     }
 }
