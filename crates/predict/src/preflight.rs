@@ -1,6 +1,7 @@
 //! Checks before the work starts: writable folders, temporary files of killed runs, free disk space.
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use ctseg_base::atomic_file::{parent_of, temporary_file};
@@ -13,6 +14,9 @@ use ctseg_core::outputs::inputs::PredictCase;
 use ctseg_core::outputs::probabilities::ProbabilityKind;
 use ctseg_core::outputs::sidecar::sidecar_path;
 use ctseg_image::formats::{case_file, read_header};
+
+/// DEFLATE expands data at most 1032 times: a header that declares more voxels is wrong.
+const MAX_EXPANSION: u64 = 1032;
 
 /// Bytes per case for the sidecar and the file system's overhead.
 const OVERHEAD_BYTES: u64 = 32 << 10;
@@ -73,6 +77,11 @@ pub(super) fn check(folder: &Path, cases: &[PredictCase], results: &Results) -> 
         return Ok(());
     };
     let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    check_space(folder, free, cases, results)
+}
+
+/// [`check`] with `free` bytes on the file system.
+fn check_space(folder: &Path, free: u64, cases: &[PredictCase], results: &Results) -> Result<()> {
     let missing = cases
         .iter()
         .filter(|case| !sidecar_path(&case.output).exists());
@@ -94,10 +103,16 @@ pub(super) fn check(folder: &Path, cases: &[PredictCase], results: &Results) -> 
     ))
 }
 
+/// Bytes of a file on disk: a sparse file declares more, and its case must not stop the others.
+fn stored_bytes(path: &Path) -> u64 {
+    let stored = |metadata: std::fs::Metadata| metadata.len().min(metadata.blocks() * 512);
+    std::fs::metadata(path).map_or(0, stored)
+}
+
 /// Minimum size of a case's files, from the size of its volume: gzip halves 16-bit CT and compresses label maps to
 /// about a hundredth.
 fn expected_bytes(case: &PredictCase, results: &Results) -> u64 {
-    let input = std::fs::metadata(&case.input).map_or(0, |metadata| metadata.len());
+    let input = stored_bytes(&case.input);
     let compressed = |path: &Path| {
         path.extension()
             .is_some_and(|e| e.eq_ignore_ascii_case("gz"))
@@ -137,7 +152,8 @@ fn map_bytes(cases: &[&PredictCase], results: &Results) -> u64 {
     let voxels = cases.iter().filter_map(|case| {
         let grid = read_header(&case.input).ok()?.grid;
         check_extent(&grid).ok()?;
-        Some(grid.voxels() as u64)
+        let voxels = grid.voxels() as u64;
+        (voxels / MAX_EXPANSION <= stored_bytes(&case.input)).then_some(voxels)
     });
     let voxels: Vec<u64> = voxels.collect();
     let most = voxels.iter().max().copied().unwrap_or(0);
@@ -208,22 +224,30 @@ mod tests {
     fn label_maps_that_cannot_fit_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let small = case(folder.path(), 1 << 20, "small.nii.gz");
+        std::fs::write(&small.input, vec![1; 1 << 20]).unwrap();
         assert_eq!(
             expected_bytes(&small, &MAPS),
             (1 << 19) / 100 + OVERHEAD_BYTES
         );
         check(folder.path(), std::slice::from_ref(&small), &MAPS).unwrap();
-        let huge = case(folder.path(), 1 << 43, "huge.nii");
+        let large = PredictCase::new(
+            folder.path().join("in.nii"),
+            folder.path().join("large.nii"),
+        );
+        std::fs::write(&large.input, vec![1; 1 << 20]).unwrap();
         let wide = Results { wide: true, ..MAPS };
-        let error = check(folder.path(), &[small, huge.clone()], &wide).unwrap_err();
+        let cases = [small, large];
+        let error = check_space(folder.path(), 1 << 20, &cases, &wide).unwrap_err();
         let error = error.to_string();
         assert!(
             error.contains("too little disk space") && error.contains("MB are free"),
             "{error}"
         );
-        // Existing results need no more space.
-        std::fs::write(folder.path().join("huge.json"), "{}").unwrap();
-        check(folder.path(), &[huge], &wide).unwrap();
+        // Existing results need no more space, and files with holes are no volumes.
+        std::fs::write(folder.path().join("large.json"), "{}").unwrap();
+        let hostile = case(folder.path(), 1 << 42, "hostile.nii");
+        let [small, large] = cases;
+        check_space(folder.path(), 1 << 20, &[small, large, hostile], &wide).unwrap();
     }
 
     #[test]
