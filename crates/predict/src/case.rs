@@ -209,12 +209,15 @@ impl Batch<'_> {
         if let Some(refused) = &case.refused {
             return Err(Error::file(&case.input, refused));
         }
-        let header = read_header(&case.input);
+        // Volumes that cannot be segmented are refused before hashing, unless there are results to keep.
+        let has_results = sidecar_path(&case.output).exists();
+        let header = match has_results {
+            true => read_header(&case.input),
+            false => Ok(read_header(&case.input)?),
+        };
         if let Ok(header) = &header {
-            // Implausible volumes are refused before hashing: they cannot have been segmented before.
             check_extent(&header.grid).map_err(|error| with_input(error, case))?;
-            // So are volumes that are too large for the memory, unless there are results to keep.
-            if !sidecar_path(&case.output).exists() {
+            if !has_results {
                 self.check_memory(case, &header.grid)?;
             }
         }

@@ -25,20 +25,24 @@ fn scans(folder: &Path) {
     }
     air(&folder.join("a_large.nii"), 4, 700.0);
     air(&folder.join("b_tiny.nii"), 4, 1e-3);
-    sparse(&folder.join("c_wide.nii"), 10.0);
-    sparse(&folder.join("d_vast.nii"), 1.0);
+    sparse(&folder.join("c_wide.nii"), [1500, 1500, 1000], 10.0, 0);
+    // Their files would take hours to read: these are refused from the header, the second for its length.
+    sparse(&folder.join("d_vast.nii"), [20_000, 20_000, 8000], 0.1, 0);
+    sparse(&folder.join("e_long.nii"), [20_000, 20_000, 8000], 0.1, -2);
 }
 
-/// 1500 × 1500 × 1000 voxels in a sparse file that takes hours to read (NIfTI-1, dim is at byte 40).
-fn sparse(path: &Path, spacing_mm: f64) {
+/// A sparse file of zeros with `more` bytes than its header declares (NIfTI-1, dim is at byte 40).
+fn sparse(path: &Path, sides: [i16; 3], spacing_mm: f64, more: i64) {
     air(path, 4, spacing_mm);
     let mut header = std::fs::read(path).unwrap();
-    for (axis, side) in [1500i16, 1500, 1000].into_iter().enumerate() {
+    for (axis, side) in sides.into_iter().enumerate() {
         header[42 + 2 * axis..44 + 2 * axis].copy_from_slice(&side.to_le_bytes());
     }
     std::fs::write(path, &header[..352]).unwrap();
     let file = OpenOptions::new().write(true).open(path).unwrap();
-    file.set_len(4 << 40).unwrap();
+    let voxels: i64 = sides.into_iter().map(i64::from).product();
+    let bytes = 352 + 2 * voxels + more;
+    file.set_len(u64::try_from(bytes).unwrap()).unwrap();
 }
 
 /// A model whose grid is so fine that the large volume exceeds the memory of any machine.
@@ -97,8 +101,9 @@ fn a_volume_that_exceeds_memory_does_not_affect_others() {
             assert!(wide.contains("spans 15000 × 15000 × 10000 mm"), "{wide}");
             let vast = failure_line(&log, "d_vast.nii");
             assert!(vast.contains("M of memory, but"), "{vast}");
+            failure_line(&log, "e_long.nii");
             let failures = std::fs::read_to_string(here.join(out).join("failures.jsonl")).unwrap();
-            assert_eq!(failures.lines().count(), 3, "{failures}");
+            assert_eq!(failures.lines().count(), 4, "{failures}");
         }
         let manifest = json(&here.join(out).join("predictions.json"));
         assert_eq!(manifest["counts"]["kept"], 4);
