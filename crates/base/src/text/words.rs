@@ -9,6 +9,7 @@ pub fn counted(count: impl Display, noun: &str) -> String {
     let count = count.to_string();
     let ending = match noun {
         _ if count == "1" => "",
+        noun if noun.ends_with("epoch") => "s",
         noun if ["s", "x", "ch", "sh"].iter().any(|end| noun.ends_with(end)) => "es",
         _ => "s",
     };
@@ -42,6 +43,7 @@ mod tests {
             (1, "process", "1 process"),
             (3, "process", "3 processes"),
             (2, "patch", "2 patches"),
+            (2, "epoch", "2 epochs"),
         ] {
             assert_eq!(counted(count, noun), expected);
         }
