@@ -10,6 +10,7 @@ wrong, a second call on the same output folder ends differently, or a ratio is a
 
 import argparse
 import gzip
+import resource
 import statistics
 import struct
 import subprocess
@@ -19,6 +20,7 @@ import time
 from pathlib import Path
 
 GOOD = 54
+ADDRESS_SPACE = 4 << 30
 
 
 def nifti(shape, spacing_mm, voxels=None):
@@ -68,7 +70,9 @@ def make(folder, side):
 def predict(options, folder, name, out, more):
     command = [options.bin, "predict", folder / name, "-o", out, "--model", options.model, *more]
     started = time.monotonic()
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    # A machine with much memory would segment the volume of 10 GB.
+    limit = lambda: resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, preexec_fn=limit)
     seconds = time.monotonic() - started
     expected = 3 if name == "together" else 0
     label_maps = len(list(out.glob("*.nii.gz"))) + len(list(out.glob("*.nii")))
