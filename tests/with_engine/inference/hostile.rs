@@ -40,7 +40,7 @@ fn a_fifo_and_a_device_in_a_list_do_not_affect_other_cases() {
     let (counts, log) = predicted(folder.path(), &["@list.txt"], 3);
     assert_eq!(counts, [1, 2], "{log}");
     for (path, kind) in [("fifo.nii", "FIFO"), ("/dev/zero", "device")] {
-        let problem = format!("{path}: cannot read: is a {kind}; expected a regular file");
+        let problem = format!("{path}: cannot open: is a {kind}; expected a regular file");
         assert!(log.contains(&problem), "{log}");
     }
 }
