@@ -35,11 +35,13 @@ fn value<'a>(events: &'a [Value], kind: &str, name: &str) -> &'a Value {
     found.unwrap_or_else(|| panic!("{name}: {values:?}")).1
 }
 
-/// File names of the artifacts.
+/// File names of the artifacts, which are copies in the run folder.
 fn artifacts(events: &[Value]) -> Vec<&str> {
     let artifacts = events.iter().filter(|event| event["event"] == "artifact");
     let paths = artifacts.map(|event| event["path"].as_str().unwrap());
-    paths.map(|path| path.rsplit('/').next().unwrap()).collect()
+    paths
+        .map(|path| path.strip_prefix("artifacts/").unwrap())
+        .collect()
 }
 
 #[test]

@@ -1,14 +1,16 @@
 //! Predictions and evaluations as runs of the tracking server, beside the trainings they depend on.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
 
 use super::tracking::MlflowArgs;
 use crate::cli::settings::Settings;
-use ctseg_base::Result;
+use ctseg_base::atomic_file::write_atomically;
 use ctseg_base::progress::Observer;
+use ctseg_base::regular_file;
+use ctseg_base::{Error, Result};
 use ctseg_core::model::identity::ModelUsed;
 use ctseg_core::run::folder::new_folder;
 use ctseg_core::run::tracker::{Event, Outcome, Point, RunIdentity, Tracker};
@@ -128,14 +130,26 @@ impl TrackedRun {
         });
     }
 
-    /// Logs the files that exist as artifacts.
+    /// Logs copies of the files that exist as artifacts. The run folder holds all that 'ctseg sync' uploads, whatever
+    /// becomes of the originals.
     pub fn log_artifacts(&self, paths: &[PathBuf]) {
         for path in paths.iter().filter(|path| path.exists()) {
-            self.log(Event::Artifact {
-                path: path.clone(),
-                to: String::new(),
-            });
+            match self.copied(path) {
+                Ok(path) => self.log(Event::Artifact {
+                    path,
+                    to: String::new(),
+                }),
+                Err(error) => self.or_warn(Err(error)),
+            }
         }
+    }
+
+    fn copied(&self, path: &Path) -> Result<PathBuf> {
+        let name = path.file_name().unwrap_or_default();
+        let copy = self.folder.join("artifacts").join(name);
+        let mut file = regular_file::open(path).map_err(Error::io(path, "read"))?;
+        write_atomically(&copy, |writer| std::io::copy(&mut file, writer).map(|_| ()))?;
+        Ok(copy)
     }
 
     pub fn end(self, outcome: &Outcome) {

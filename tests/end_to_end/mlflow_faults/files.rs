@@ -10,6 +10,34 @@ fn artifact(folder: &Path, name: &str, bytes: &[u8]) -> Event {
 }
 
 #[test]
+fn files_outside_the_run_folder_are_not_uploaded() {
+    let fake = Fake::start(Box::new(|_| None));
+    let elsewhere = tempfile::tempdir().unwrap();
+    let run = tempfile::tempdir().unwrap();
+    let mut events = vec![
+        artifact(elsewhere.path(), "named.txt", b"secret"),
+        artifact(elsewhere.path(), "linked.txt", b"secret"),
+        artifact(run.path(), "own.txt", b"abc"),
+    ];
+    let link = run.path().join("link.txt");
+    std::os::unix::fs::symlink(elsewhere.path().join("linked.txt"), &link).unwrap();
+    events[1] = Event::Artifact {
+        path: link,
+        to: String::new(),
+    };
+    log_run(None, run.path(), &events);
+    let after = sync_run(fake.server(), Multipart::default(), run.path());
+    assert_eq!((after.sent.files, after.outcome), (1, sync::Outcome::All));
+    let notes = after.sent.notes;
+    for name in ["named.txt", "link.txt"] {
+        let is_named = |note: &String| note.contains(&format!("{name}: is not in the run folder"));
+        assert!(notes.iter().any(is_named), "{notes:?}");
+    }
+    let is_secret = |request: &Request| request.body == b"secret";
+    assert!(!fake.requests().iter().any(is_secret));
+}
+
+#[test]
 fn a_full_server_disk_delays_files_but_not_metrics() {
     let full = ResponseTemplate::new(500)
         .set_body_json(json!({"message": "[Errno 28] No space left on device"}));

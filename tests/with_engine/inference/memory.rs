@@ -173,4 +173,18 @@ fn the_address_space_limit_is_respected() {
     assert!(large.contains("933 × 933 × 933"), "{large}");
     assert!(large.contains("this process can use"), "{large}");
     assert_eq!(maps(&here.join("out")), 4, "{log}");
+    // Heaps of threads, of which each would reserve 64 MiB, do not count as used.
+    for limit_mb in [200, 300, 400] {
+        let out = format!("below_{limit_mb}");
+        let arguments = [
+            "predict",
+            "scans/case_0.nii.gz",
+            "-o",
+            &out,
+            "--threads",
+            "4",
+        ];
+        let output = with_address_space(here, limit_mb << 20, &arguments);
+        assert!(output.status.success(), "{}", stderr(&output));
+    }
 }

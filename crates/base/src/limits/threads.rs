@@ -3,6 +3,7 @@
 use std::fs;
 use std::num::NonZero;
 
+use super::address_space::address_space;
 use super::cores::Cores;
 use super::host::Host;
 use crate::{Error, Result};
@@ -52,6 +53,20 @@ pub fn return_large_blocks() {
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 20);
         libc::mallopt(libc::M_TRIM_THRESHOLD, 8 << 20);
+    }
+}
+
+/// Makes all threads allocate from one heap if the address space is limited (`ulimit -v`). By default, glibc reserves 64 MiB
+/// of it for the heap of each thread, used or not.
+///
+/// Call it before the first thread is started.
+pub fn share_one_heap_below_a_limit() {
+    #[cfg(target_env = "gnu")]
+    if address_space(&Host::local()).is_some() {
+        // SAFETY: sets a parameter of glibc's allocator.
+        unsafe {
+            libc::mallopt(libc::M_ARENA_MAX, 1);
+        }
     }
 }
 

@@ -57,6 +57,11 @@ impl Delivery {
                 let is_folder = path.is_dir();
                 let own = path.file_name().unwrap_or_default().to_string_lossy();
                 for (file, below) in &files {
+                    if !self.is_in_run_folder(file) {
+                        let outside = "is not in the run folder; not uploaded, since a copied run could name any file";
+                        self.sent.skip(format!("{}: {outside}", file.display()));
+                        continue;
+                    }
                     let parts = match is_folder {
                         true => vec![to.as_str(), &own, below],
                         false => vec![to.as_str(), below],
@@ -85,6 +90,14 @@ impl Delivery {
                 self.send_model(&link, &model)
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Whether `file`, links resolved, is below the run folder.
+    fn is_in_run_folder(&self, file: &Path) -> bool {
+        match (self.run.canonicalize(), file.canonicalize()) {
+            (Ok(run), Ok(file)) => file.starts_with(run),
+            _ => false,
         }
     }
 
