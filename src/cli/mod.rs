@@ -86,7 +86,7 @@ enum Command {
     Quantize(commands::quantise::QuantiseArgs),
     /// Import a model of nnU-Net or TotalSegmentator
     Import(commands::import::ImportArgs),
-    /// Show what is in a volume, dataset, recipe, model, run or weights file
+    /// Show a volume, dataset, recipe, model, run or weights file
     Inspect(commands::inspect::InspectArgs),
     /// Check this machine for problems and suggest fixes
     Doctor(commands::doctor::DoctorArgs),
