@@ -7,6 +7,7 @@ mod distributed;
 mod env;
 mod evaluation_table;
 mod fingerprint;
+mod help;
 mod launch_gpus;
 mod logging;
 mod outcome;
@@ -50,7 +51,9 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run an end-to-end demo on generated phantoms: train both stages, predict, evaluate, report
+    /// Run the end-to-end demo on generated phantoms
+    ///
+    /// Trains both stages, predicts, evaluates and writes a report: a few minutes, without data or a GPU.
     Demo(commands::demo::DemoArgs),
     /// Train one stage
     Fit(commands::fit::FitCommand),
@@ -68,9 +71,11 @@ enum Command {
     Evaluate(commands::evaluate::EvaluateArgs),
     /// Write an HTML report of trainings and an evaluation
     Report(commands::report::ReportArgs),
-    /// Analyse a dataset and write stage recipes that fit it and the available memory
+    /// Write stage recipes that fit a dataset and the available memory
     Plan(commands::plan::PlanArgs),
-    /// Convert a dataset to the layout of nnU-Net or the Medical Segmentation Decathlon
+    /// Convert a dataset to nnU-Net's or the Decathlon's layout
+    ///
+    /// The Decathlon is the Medical Segmentation Decathlon (MSD).
     Convert(commands::convert::ConvertArgs),
     /// Export a model to another format
     Export(commands::export::ExportArgs),
@@ -81,7 +86,7 @@ enum Command {
     Quantize(commands::quantise::QuantiseArgs),
     /// Import a model of nnU-Net or TotalSegmentator
     Import(commands::import::ImportArgs),
-    /// Show the contents of a volume, dataset, recipe, model, run or weights file
+    /// Show a volume, dataset, recipe, model, run or weights file
     Inspect(commands::inspect::InspectArgs),
     /// Check this machine for problems and suggest fixes
     Doctor(commands::doctor::DoctorArgs),
@@ -104,7 +109,7 @@ impl Cli {
     /// Parses the command line. Exits with help if that was asked for, and with an error if it is invalid.
     pub fn of_process() -> Self {
         let read = || {
-            let matches = Self::command().try_get_matches()?;
+            let matches = help::grouped(Self::command()).try_get_matches()?;
             let mut cli = Self::from_arg_matches(&matches)?;
             cli.name = matches.subcommand_name().unwrap_or_default().to_owned();
             cli.given = Given::of(&matches);

@@ -131,7 +131,7 @@ fn advice(device: DeviceChoice, error: &str) -> &'static str {
     if error.contains("--precision") {
         "unset --precision and CTSEG_PRECISION, or use auto"
     } else if error.contains("not in this build") {
-        "run scripts/setup-libtorch.sh, then cargo build --release --features libtorch (README, Engines); or use --device \
+        "run scripts/setup-libtorch.sh, then cargo build --release --features libtorch (docs/engines.md); or use --device \
          auto"
     } else if error.contains("no kernel image") {
         "this libtorch does not support this GPU (too old or too new); use --device libtorch or flex"

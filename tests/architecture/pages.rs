@@ -1,4 +1,4 @@
-//! `main.rs` stays thin, and links between pages are valid.
+//! `main.rs` stays thin, and links and paths in pages are valid.
 
 use std::path::PathBuf;
 
@@ -62,4 +62,40 @@ fn links_between_pages_are_valid() {
         }
     }
     assert!(followed > 20, "{followed}");
+}
+
+/// Folders whose files pages name in code spans.
+const FOLDERS: [&str; 8] = [
+    "benches/",
+    "crates/",
+    "docs/",
+    "examples/",
+    "scripts/",
+    "src/",
+    "stages/",
+    "tests/",
+];
+
+/// The paths in a text's code spans, without patterns and placeholders such as `crates/NAME/src`.
+fn paths(text: &str) -> impl Iterator<Item = &str> {
+    let spans = text
+        .lines()
+        .flat_map(|line| line.split('`').skip(1).step_by(2));
+    let words = spans.filter_map(|span| span.split_whitespace().next());
+    let paths = words.filter(|word| FOLDERS.iter().any(|folder| word.starts_with(folder)));
+    paths.filter(|path| !path.contains(['*', '{']) && !path.contains("NAME"))
+}
+
+#[test]
+fn paths_in_pages_exist() {
+    let mut seen = 0;
+    // The change log names files of its time.
+    for page in pages().filter(|page| !page.ends_with("CHANGELOG.md")) {
+        let text = std::fs::read_to_string(&page).unwrap();
+        for path in paths(&text) {
+            assert!(root().join(path).exists(), "{}: {path}", page.display());
+            seen += 1;
+        }
+    }
+    assert!(seen > 40, "{seen}");
 }

@@ -9,10 +9,10 @@ use crate::parsed::File;
 /// Texts by their path in the repository, such as `src/main.rs`.
 pub type Sources = BTreeMap<String, String>;
 
-/// All Rust files of the command, the libraries and the tests.
+/// All Rust files of the command, the libraries, the examples and the tests.
 pub static SOURCES: LazyLock<Sources> = LazyLock::new(|| {
     let mut sources = Sources::new();
-    for folder in ["src", "crates", "tests"] {
+    for folder in ["src", "crates", "examples", "tests"] {
         read_below(folder, &mut sources);
     }
     sources

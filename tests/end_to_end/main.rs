@@ -10,6 +10,7 @@ mod containers;
 mod convert;
 #[cfg(target_os = "linux")]
 mod evaluate;
+mod examples;
 #[cfg(target_os = "linux")]
 mod faults;
 mod fingerprint;

@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(from = "[f32; 2]", into = "[f32; 2]")]
 pub struct Window {
+    /// Low end in HU.
     pub low_hu: f32,
+    /// High end in HU, above the low end.
     pub high_hu: f32,
 }
 

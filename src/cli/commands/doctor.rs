@@ -189,7 +189,8 @@ fn settings_file(named: Option<&Path>, findings: &mut Vec<Finding>) -> Config {
             config
         }
         Err(error) => {
-            let advice = "see README, Use, for its keys; --config or CTSEG_CONFIG selects the file";
+            let advice =
+                "see docs/settings.md for its keys; --config or CTSEG_CONFIG selects the file";
             findings.push(Finding::fault(CHECK, error.to_string(), advice));
             Config::default()
         }

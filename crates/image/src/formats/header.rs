@@ -42,7 +42,9 @@ impl VolumeHeader {
 /// An image with its header.
 #[derive(Debug, Clone)]
 pub struct VolumeImage {
+    /// The header, from which label maps take their grid.
     pub header: VolumeHeader,
+    /// The voxels as `f32`, scaled by slope and intercept.
     pub volume: Volume,
     /// Number of voxels that are NaN or infinite as `f32`; they stay in `volume`, and `header` warns of them.
     pub non_finite: usize,

@@ -114,6 +114,44 @@ pub fn write_mask(path: &Path, source: &VolumeHeader, mask: &MaskPiece) -> Resul
     format_for_name(FORMATS, path).write_mask(path, source, mask)
 }
 
+impl Volume {
+    /// Reads a volume of any format, as SimpleITK's `ReadImage`; [`read_volume`] also returns its header.
+    ///
+    /// # Errors
+    /// Those of [`VolumeFormat::read_volume`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Ok(read_volume(path.as_ref())?.volume)
+    }
+
+    /// Writes the voxels as `voxel_type`, in the format of the file's name.
+    ///
+    /// # Errors
+    /// Those of [`VolumeFormat::write_volume`].
+    pub fn save(&self, path: impl AsRef<Path>, voxel_type: VoxelType) -> Result<()> {
+        write_volume(path.as_ref(), self, voxel_type)
+    }
+}
+
+impl LabelMap {
+    /// Reads a label map of any format; [`read_label_map`] also returns its header.
+    ///
+    /// # Errors
+    /// Those of [`VolumeFormat::read_label_map`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Ok(read_label_map(path.as_ref())?.1)
+    }
+
+    /// Writes the labels with a new header, in the format of the file's name. [`write_label_map`] copies the header of
+    /// their image instead, so that its placement is kept bit for bit.
+    ///
+    /// # Errors
+    /// Those of [`VolumeFormat::write_label_map`].
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        let header = VolumeHeader::new(self.grid, VoxelType::U16);
+        write_label_map(path.as_ref(), self, &header, &LabelNames::new())
+    }
+}
+
 /// The file name without its folder and without a volume's ending such as `.nii.gz` (case-insensitive).
 ///
 /// `None` if the name has another ending, or nothing before the ending.

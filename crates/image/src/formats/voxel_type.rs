@@ -3,15 +3,25 @@
 /// The numeric voxel types that ctseg reads and writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum VoxelType {
+    /// Unsigned, 8 bits: label maps and masks.
     U8,
+    /// Signed, 8 bits.
     I8,
+    /// Unsigned, 16 bits: label maps with labels above 255.
     U16,
+    /// Signed, 16 bits: most CT.
     I16,
+    /// Unsigned, 32 bits.
     U32,
+    /// Signed, 32 bits.
     I32,
+    /// Unsigned, 64 bits.
     U64,
+    /// Signed, 64 bits.
     I64,
+    /// IEEE float, 32 bits.
     F32,
+    /// IEEE float, 64 bits.
     F64,
 }
 

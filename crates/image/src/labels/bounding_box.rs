@@ -5,6 +5,7 @@ use crate::space::{Grid, VoxelBox};
 /// How many voxels a structure has, and where they lie.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Extent {
+    /// Its number of voxels; 0 if the structure is absent.
     pub voxels: u64,
     index_sums: [u64; 3],
     /// The smallest box around them.

@@ -12,6 +12,7 @@ use super::run_length_mask::{Run, RunMask};
 /// What decides whether a component is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Component {
+    /// Its number of voxels.
     pub voxels: usize,
     /// Whether it touches the first or last index along z, y, x.
     pub at_border: [bool; 3],

@@ -21,24 +21,34 @@ use ctseg_base::{Error, Result};
 pub enum Step {
     /// Keep only the largest component.
     LargestComponent {
+        /// Which voxels count as neighbours.
         #[serde(default)]
         connectivity: Connectivity,
     },
     /// Remove components smaller than `ml`.
     SmallestVolume {
+        /// The smallest volume that is kept, in mL; more than 0.
         ml: f64,
+        /// Which voxels count as neighbours.
         #[serde(default)]
         connectivity: Connectivity,
     },
     /// Fill background that the structure encloses.
     FillHoles {
+        /// Whether a hole must be enclosed in the volume or in its slice.
         #[serde(default)]
         within: Within,
     },
     /// Smooth the mask with a Gaussian and threshold it at 0.5.
-    Gaussian { sigma_mm: f64 },
+    Gaussian {
+        /// Standard deviation in mm; more than 0, at most 50.
+        sigma_mm: f64,
+    },
     /// Median filter: a majority vote in a cube with a side of `voxels`.
-    Median { voxels: usize },
+    Median {
+        /// Side of the cube in voxels; odd, from 3 to 15.
+        voxels: usize,
+    },
 }
 
 /// Where a hole must be enclosed.
@@ -72,6 +82,7 @@ impl fmt::Display for Step {
 /// The mask of one structure in a region of a label map.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Part {
+    /// Where the mask lies in the label map.
     pub region: VoxelBox,
     /// Shape (z, y, x) of the region.
     pub mask: Array3<bool>,

@@ -22,6 +22,7 @@ struct LabelRun {
 /// A run-length coded label map on its grid; voxels outside all runs are background.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LabelRuns {
+    /// Where the voxels lie.
     pub grid: Grid,
     runs: Vec<LabelRun>,
     /// Index of the first run of each row, y fastest; then the total number of runs.
@@ -37,6 +38,7 @@ pub struct RunBuilder {
 }
 
 impl RunBuilder {
+    /// Starts at the first voxel of `grid`.
     pub fn new(grid: Grid) -> Self {
         Self {
             made: LabelRuns {

@@ -9,6 +9,7 @@ const EDGE_TOLERANCE: f64 = 1e-9;
 /// The voxels whose probability falls in one bin.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Bin {
+    /// How many voxels it has.
     pub voxels: u64,
     /// How many of them are inside in the reference.
     pub inside: u64,

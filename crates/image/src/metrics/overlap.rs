@@ -19,9 +19,13 @@ use ctseg_base::{Error, Result};
 /// | not empty  | empty     | 0    | 0   | 0         | none   |
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Overlap {
+    /// Inside in both maps.
     pub true_positive: u64,
+    /// Inside in the prediction only.
     pub false_positive: u64,
+    /// Inside in the reference only.
     pub false_negative: u64,
+    /// Outside in both maps.
     pub true_negative: u64,
 }
 
@@ -230,11 +234,13 @@ pub fn recall_inside(reference: &LabelMap, region: &VoxelBox) -> Option<f64> {
 /// Summary of one score over cases; undefined scores are excluded but counted.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Summary {
-    /// `None` if no case has a score; so are `min` and `max`.
+    /// Arithmetic mean; `None` if no case has a score, as are `min` and `max`.
     pub mean: Option<f64>,
     /// Sample standard deviation (ddof = 1); `None` with fewer than two scores.
     pub sd: Option<f64>,
+    /// The lowest score.
     pub min: Option<f64>,
+    /// The highest score.
     pub max: Option<f64>,
     /// Cases with a score.
     pub defined: usize,

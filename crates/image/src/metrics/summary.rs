@@ -15,8 +15,10 @@ const SEED: u64 = 0x0C75_E65E;
 /// Aggregate of one score over cases; undefined scores are excluded but counted.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Aggregate {
+    /// Mean, standard deviation, range and counts.
     #[serde(flatten)]
     pub summary: Summary,
+    /// Median; `None` if no case has a score.
     pub median: Option<f64>,
     /// First and third quartile, interpolated linearly as by NumPy's `quantile`.
     pub quartiles: Option<[f64; 2]>,

@@ -30,7 +30,9 @@ const LABEL_TOLERANCE: f64 = 1e-3;
 /// An image with its header.
 #[derive(Debug, Clone)]
 pub struct NiftiImage {
+    /// The header as stored, from which label maps take their grid.
     pub header: NiftiHeader,
+    /// The voxels as `f32`, scaled by slope and intercept.
     pub volume: Volume,
     /// Number of voxels that are NaN or infinite as `f32`; they stay in `volume`, and `header` warns of them.
     pub non_finite: usize,

@@ -17,7 +17,12 @@ pub enum Normalisation {
     Window {},
     /// Subtract a mean and divide by a standard deviation that are fixed for all volumes (nnU-Net's `CTNormalization`,
     /// whose window spans the 0.5th to 99.5th percentile of the training cases' foreground).
-    Ct { mean_hu: f32, sd_hu: f32 },
+    Ct {
+        /// Subtracted, in HU.
+        mean_hu: f32,
+        /// Divided by, in HU; 0 or more, at least 1e-8 in use.
+        sd_hu: f32,
+    },
     /// Subtract each volume's own mean and divide by its standard deviation, of values clamped to the window (nnU-Net's
     /// `ZScoreNormalization` without a mask).
     ZScore {},
@@ -36,8 +41,11 @@ impl Default for Normalisation {
 /// the others, as nnU-Net pads.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Scaling {
+    /// Values are clamped to it first.
     pub window: Window,
+    /// Subtracted, in HU.
     pub mean_hu: f32,
+    /// Divided by, in HU; at least 1e-8.
     pub sd_hu: f32,
 }
 

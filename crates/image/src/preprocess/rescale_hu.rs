@@ -17,7 +17,12 @@ pub enum RescaleHu {
     /// other volumes stay unchanged.
     Auto,
     /// HU = value · `slope` + `offset_hu`, for all volumes.
-    Linear { offset_hu: f32, slope: f32 },
+    Linear {
+        /// Added last, in HU.
+        offset_hu: f32,
+        /// HU per unit of the stored values.
+        slope: f32,
+    },
 }
 
 impl RescaleHu {

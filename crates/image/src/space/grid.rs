@@ -12,15 +12,20 @@ use super::voxel_box::VoxelBox;
 /// the voxel's centre, to world coordinates in mm (RAS+, as in nibabel).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Grid {
+    /// Number of voxels along x, y, z.
     pub shape: [usize; 3],
+    /// Voxel index (i, j, k) to world coordinates in mm, RAS+.
     pub affine: Affine,
 }
 
 /// One axis of a [`GridMap`]: source index = `scale` · target index + `offset` along source axis `axis`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AxisMap {
+    /// The parallel source axis: 0 = x, 1 = y, 2 = z.
     pub axis: usize,
+    /// Source voxels per target voxel; negative if the axes point in opposite directions.
     pub scale: f64,
+    /// Source index of the target's first voxel.
     pub offset: f64,
 }
 

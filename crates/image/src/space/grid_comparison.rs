@@ -117,6 +117,7 @@ pub struct GridTolerance {
 /// A note or warning about a file whose grid matches another only within the tolerance; it follows the file name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GridMismatch {
+    /// How the grids differ, in one line.
     pub text: String,
     /// Whether it is a warning rather than a note.
     pub is_warning: bool,

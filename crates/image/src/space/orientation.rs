@@ -10,7 +10,9 @@ use ctseg_base::Error;
 /// it runs towards the negative end (L, P or I).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Orientation {
+    /// The world axis of each voxel axis.
     pub axes: [usize; 3],
+    /// Whether each voxel axis runs towards L, P or I.
     pub flipped: [bool; 3],
 }
 

@@ -8,7 +8,9 @@ use super::Orientation;
 /// `reversed[i]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reorientation {
+    /// The input axis that becomes each axis of the result.
     pub from: [usize; 3],
+    /// Whether each axis of the result is reversed.
     pub reversed: [bool; 3],
 }
 

@@ -9,14 +9,18 @@ use super::{Grid, VoxelBox};
 /// Intensities on a grid. `data` has shape (z, y, x), x fastest: the order of a NIfTI file.
 #[derive(Debug, Clone)]
 pub struct Volume {
+    /// Where the voxels lie.
     pub grid: Grid,
+    /// Hounsfield units for CT; shape (z, y, x).
     pub data: Array3<f32>,
 }
 
 /// Structure labels on a grid, 0 = background. `data` has shape (z, y, x), x fastest.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LabelMap {
+    /// Where the voxels lie.
     pub grid: Grid,
+    /// One label per voxel; shape (z, y, x).
     pub data: Array3<u16>,
 }
 
@@ -51,6 +55,11 @@ impl LabelMap {
                 }
             });
         overlapping
+    }
+
+    /// Where the label is `label`; shape (z, y, x).
+    pub fn mask(&self, label: u16) -> Array3<bool> {
+        self.data.mapv(|voxel| voxel == label)
     }
 
     /// The smallest box around all voxels whose label satisfies `wanted`; `None` if there are none.

@@ -5,7 +5,9 @@ use serde::{Deserialize, Serialize};
 /// A half-open box of voxel indices, `start[i] <= index < end[i]`, axes in (x, y, z) order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VoxelBox {
+    /// The first voxel (x, y, z).
     pub start: [usize; 3],
+    /// One past the last voxel along each axis (x, y, z).
     pub end: [usize; 3],
 }
 
@@ -28,6 +30,7 @@ impl VoxelBox {
         self.shape().into_iter().fold(1, usize::saturating_mul)
     }
 
+    /// Whether there is no voxel in the box.
     pub fn is_empty(&self) -> bool {
         self.voxels() == 0
     }

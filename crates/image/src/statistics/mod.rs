@@ -4,4 +4,5 @@ mod counts;
 pub mod histogram;
 pub mod hounsfield;
 pub mod structures;
+mod suspicion;
 pub mod totalsegmentator;

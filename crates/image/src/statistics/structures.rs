@@ -18,7 +18,9 @@ const LOWEST_HU: i32 = -32_768;
 /// Statistics of a structure on its grid.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StructureStatistics {
+    /// Its number of voxels; 0 if the structure is absent.
     pub voxels: u64,
+    /// Volume in mL, by the grid's affine.
     pub volume_ml: f64,
     /// Of the intensities as stored; this and the next two ignore non-finite values.
     pub mean_hu: Option<f64>,

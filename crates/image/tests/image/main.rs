@@ -4,6 +4,7 @@
 mod golden;
 
 mod distance_golden;
+mod examples;
 mod metrics_golden;
 mod nifti_headers;
 mod nifti_label_names;
