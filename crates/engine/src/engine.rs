@@ -47,7 +47,7 @@ pub(super) trait Engine: Sync {
 
     /// The all-reduce backend for processes with one GPU each; this process uses `gpu`.
     fn gpu_backend(&self, gpu: usize) -> Result<Box<dyn GpuBackend>> {
-        Err(Error::invalid(format!("internal: no engine for GPU {gpu}")))
+        Err(Error::internal(format!("no engine for GPU {gpu}")))
     }
 
     /// Sets the number of threads per CPU operation. Call it before creating the first tensor.

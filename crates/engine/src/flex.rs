@@ -73,7 +73,7 @@ impl Engine for Flex {
                 None => logits,
             });
         }
-        let sum = sum.ok_or_else(|| Error::invalid("internal: a stage without networks"))?;
+        let sum = sum.ok_or_else(|| Error::internal("a stage without networks"))?;
         let mean = sum / networks.len() as f64;
         let shape = mean.dims();
         let values = mean

@@ -121,7 +121,7 @@ impl Inference {
         let features = weights.len() / structures.max(1);
         Ok(Head {
             weights: Array2::from_shape_vec((structures, features), weights)
-                .map_err(|error| Error::invalid(format!("internal: {error}")))?,
+                .map_err(|error| Error::internal(error.to_string()))?,
             biases,
         })
     }
@@ -229,7 +229,7 @@ impl Inference {
             None => 0..self.networks.len(),
         };
         if which.is_empty() || which.end > self.networks.len() {
-            return Err(Error::invalid("internal: a stage without networks"));
+            return Err(Error::internal("a stage without networks"));
         }
         loop {
             let parts = self.parts.load(Ordering::Relaxed);

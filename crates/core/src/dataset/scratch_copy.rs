@@ -153,7 +153,7 @@ impl Staging {
             copy()?;
             for thread in others {
                 let ended = thread.join();
-                ended.unwrap_or_else(|_| Err(Error::invalid("internal: a copy panicked")))?;
+                ended.unwrap_or_else(|_| Err(Error::internal("a copy panicked")))?;
             }
             Ok(())
         })

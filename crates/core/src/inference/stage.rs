@@ -83,7 +83,7 @@ pub fn network_input(
         Axis(0),
         &[channels.view(), prior.insert_axis(Axis(0)).view()],
     )
-    .map_err(|error| Error::invalid(format!("internal: channels of different shapes: {error}")))
+    .map_err(|error| Error::internal(format!("channels of different shapes: {error}")))
 }
 
 /// No scanner has a longer field of view along any axis.
@@ -284,8 +284,8 @@ impl Stage {
     /// [`Stage::logits`] from the network of one fold only (its position among the trained ones).
     pub fn logits_of_fold(&self, fold: usize, input: ArrayView4<f32>) -> Result<Array4<f32>> {
         if fold >= self.folds() {
-            return Err(Error::invalid(format!(
-                "internal: the stage has no network for fold {fold}"
+            return Err(Error::internal(format!(
+                "the stage has no network for fold {fold}"
             )));
         }
         input_logits(

@@ -137,8 +137,7 @@ impl Mirroring {
                 Some(sum) => sum + &found,
             });
         }
-        let sum =
-            sum.ok_or_else(|| Error::invalid("internal: test-time augmentation without views"))?;
+        let sum = sum.ok_or_else(|| Error::internal("test-time augmentation without views"))?;
         let mean = sum / self.views() as f32;
         let (patches, structures, z, y, x) = mean.dim();
         let mean: Vec<f32> = mean.as_standard_layout().iter().copied().collect();
@@ -156,7 +155,7 @@ impl View {
 }
 
 fn internal(error: ndarray::ShapeError) -> Error {
-    Error::invalid(format!("internal: {error}"))
+    Error::internal(error.to_string())
 }
 
 /// For each structure the index of its left-right counterpart, or its own.

@@ -111,8 +111,8 @@ impl ProbabilitySink for EntropyFile {
             });
         }
         let Some(mut own) = self.pending.take().filter(|own| own.region == *region) else {
-            return Err(Error::invalid(
-                "internal: structures of a region that arrive out of order",
+            return Err(Error::internal(
+                "structures of a region that arrive out of order",
             ));
         };
         match &mut own.rest {

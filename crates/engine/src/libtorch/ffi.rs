@@ -116,8 +116,8 @@ pub(super) fn equal_lists<const N: usize>(
     let first = lengths.first().copied().unwrap_or(0);
     match c_int::try_from(first) {
         Ok(count) if lengths == [first; N] => Ok((lists.map(pointers), count)),
-        _ => Err(Error::invalid(format!(
-            "internal: lists of {lengths:?} tensors for libtorch; expected equal lengths"
+        _ => Err(Error::internal(format!(
+            "lists of {lengths:?} tensors for libtorch; expected equal lengths"
         ))),
     }
 }

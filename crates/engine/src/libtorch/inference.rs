@@ -52,7 +52,7 @@ pub(super) fn mean_logits(
         })
         .collect::<Result<Vec<_>>>()?;
     let mean = match logits.as_slice() {
-        [] => return Err(Error::invalid("internal: a stage without networks")),
+        [] => return Err(Error::internal("a stage without networks")),
         [one] => one.shallow_clone(),
         all => {
             let mut sum = all[0].f_to_kind(Kind::Float).map_err(torch_error)?;
@@ -65,7 +65,7 @@ pub(super) fn mean_logits(
     let shape: Vec<usize> = mean.size().iter().map(|size| *size as usize).collect();
     let shape = shape
         .try_into()
-        .map_err(|_| Error::invalid("internal: logits without five axes"))?;
+        .map_err(|_| Error::internal("logits without five axes"))?;
     Ok((to_values(&mean)?, shape))
 }
 
@@ -88,7 +88,7 @@ pub(super) fn attention_maps(
         let size: Vec<usize> = map.size().iter().map(|side| *side as usize).collect();
         let shape = size
             .try_into()
-            .map_err(|_| Error::invalid("internal: a map without five axes"))?;
+            .map_err(|_| Error::internal("a map without five axes"))?;
         Ok((to_host(map)?, shape))
     };
     outputs.maps.iter().map(plain).collect()

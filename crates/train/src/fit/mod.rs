@@ -87,7 +87,7 @@ fn broadcast_run(
     job: &FitJob,
     prepared: Option<&PreparedRun>,
 ) -> Result<(PathBuf, PredefinedSplits)> {
-    let internal = |error| Error::invalid(format!("internal: broadcast of the run: {error}"));
+    let internal = |error| Error::internal(format!("broadcast of the run: {error}"));
     let message = prepared.map(|prepared| {
         let path = prepared.run.path().to_string_lossy();
         serde_json::to_vec(&(path, &prepared.data.splits.folds)).map_err(internal)

@@ -167,5 +167,5 @@ fn widest_network(
             break;
         }
     }
-    best.ok_or_else(|| Error::invalid("internal: no network width was tried"))
+    best.ok_or_else(|| Error::internal("no network width was tried"))
 }
