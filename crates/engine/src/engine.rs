@@ -74,11 +74,6 @@ pub(super) trait Engine: Sync {
         Ok(None)
     }
 
-    /// Whether `error` is an out-of-memory error of the device, so that a smaller batch may succeed.
-    fn is_out_of_memory(&self, _error: &Error) -> bool {
-        false
-    }
-
     /// A learner for `network` (on `compute`'s device, without autodiff) that resumes from [`Learner::state`] after
     /// `steps` steps.
     fn learner(

@@ -71,7 +71,7 @@ impl Inference {
     /// The networks have no attention gates.
     pub fn with_attention_maps(&self) -> Result<Self> {
         if self.networks.iter().any(|network| network.gates() == 0) {
-            return Err(Error::invalid(
+            return Err(Error::unsupported(
                 "the network has no attention gates; train it with network.attention = true",
             ));
         }
@@ -237,7 +237,11 @@ impl Inference {
                 Ok(logits) => return Ok(logits),
                 Err(error) => error,
             };
-            if !self.ran_out_of_memory(&error)? || parts >= shape[0] {
+            if !matches!(error, Error::OutOfMemory(_)) {
+                return Err(error);
+            }
+            self.engine.release_memory()?;
+            if parts >= shape[0] {
                 return Err(error);
             }
             self.parts.store(parts * 2, Ordering::Relaxed);
@@ -294,14 +298,5 @@ impl Inference {
             &self.compute,
             self.extras(),
         )
-    }
-
-    /// Whether `error` is out of memory; if so, cached memory is released for another attempt.
-    fn ran_out_of_memory(&self, error: &Error) -> Result<bool> {
-        let lacks = self.engine.is_out_of_memory(error);
-        if lacks {
-            self.engine.release_memory()?;
-        }
-        Ok(lacks)
     }
 }

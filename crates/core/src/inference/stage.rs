@@ -116,7 +116,7 @@ pub(super) fn check_memory(recipe: &Recipe, grid: &Grid) -> Result<()> {
         return Ok(());
     };
     let [x, y, z] = grid.shape;
-    Err(Error::invalid(format!(
+    Err(Error::out_of_memory(format!(
         "needs {x} × {y} × {z} voxels at the network's spacing and {} MB of memory for the network's input alone; available: {} MB ({}). Check the spacing in its header",
         bytes >> 20,
         limit.bytes >> 20,

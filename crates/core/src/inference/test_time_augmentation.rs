@@ -57,7 +57,7 @@ impl Mirroring {
     pub fn new(recipe: &Recipe, structures: &[Structure]) -> Result<Self> {
         if let Some(nnunet) = &recipe.nnunet {
             if nnunet.mirror_axes.is_empty() {
-                return Err(Error::invalid(format!(
+                return Err(Error::unsupported(format!(
                     "--tta: '{}' is an nnU-Net model that was trained without mirroring, or imported with --no-mirroring; remove --tta",
                     recipe.name
                 )));
@@ -67,7 +67,7 @@ impl Mirroring {
         let trained = recipe.training.augmentation();
         let flips = trained.map_or(&[][..], |augmentation| &augmentation.flip_axes);
         if flips.is_empty() {
-            return Err(Error::invalid(format!(
+            return Err(Error::unsupported(format!(
                 "--tta mirrors along the axes that a stage was trained with, and '{}' was trained without mirroring; remove --tta, or train with training.augmentation.flip_axes",
                 recipe.name
             )));

@@ -21,7 +21,7 @@ use crate::networks::{Extras, Network};
 use crate::precision::Precision;
 use crate::quantisation::{Convolutions, InputRanges};
 use crate::weights::NamedTensors;
-use ctseg_base::{Error, Result};
+use ctseg_base::Result;
 
 /// The libtorch engine.
 pub(crate) struct LibTorch;
@@ -96,10 +96,6 @@ impl Engine for LibTorch {
 
     fn peak_memory(&self, gpu: usize) -> Result<Option<u64>> {
         memory::cuda_peak(gpu, false).map(Some)
-    }
-
-    fn is_out_of_memory(&self, error: &Error) -> bool {
-        memory::is_out_of_memory(error)
     }
 
     fn learner(

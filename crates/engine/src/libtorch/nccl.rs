@@ -92,7 +92,7 @@ impl Nccl {
 
     fn open_at(path: &str, device: Device) -> Result<Self> {
         let missing = |error: libloading::Error| {
-            Error::invalid(format!(
+            Error::unsupported(format!(
                 "{path}: cannot open NCCL ({error}), which training on several GPUs needs; install a libtorch with CUDA (scripts/setup-libtorch.sh), or set {LIBRARY} to its library"
             ))
         };

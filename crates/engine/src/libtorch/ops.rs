@@ -7,6 +7,7 @@ use burn::tensor::Tensor as BurnTensor;
 use burn_tch::LibTorch;
 use tch::{Kind, Tensor};
 
+use super::error::libtorch_error;
 use super::ffi::{self, Mode, RawLayer};
 use crate::blocks::{Activation, Conv, ConvNormAct, Norm, Ops, UpConv};
 use ctseg_base::{Error, Result};
@@ -32,7 +33,7 @@ fn parameter<const D: usize>(param: &Param<BurnTensor<D>>) -> Result<Tensor> {
 }
 
 pub(super) fn torch_error(error: tch::TchError) -> Error {
-    Error::invalid(format!("libtorch: {}", ffi::first_line(&error.to_string())))
+    libtorch_error(&error.to_string())
 }
 
 type Affine = Option<Param<BurnTensor<1>>>;
