@@ -168,7 +168,10 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
     ),
     (
         "http",
-        &[&["login", "resolver", "retry", "tls"], &["client"]],
+        &[
+            &["failure", "login", "resolver", "retry", "tls"],
+            &["client"],
+        ],
     ),
     (
         "tracking",
