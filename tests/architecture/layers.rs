@@ -8,6 +8,7 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
         &[
             &[
                 "error",
+                "mean",
                 "memory_semaphore",
                 "pointer_file",
                 "process",
