@@ -12,6 +12,7 @@ use crate::cli::outcome::Outcome;
 use crate::cli::print::print_out;
 use crate::cli::settings::Settings;
 use ctseg_base::atomic_file::write_bytes_atomically;
+use ctseg_base::text::bytes::binary;
 use ctseg_base::text::printable::Shown;
 use ctseg_base::text::table::table;
 use ctseg_base::{Error, Result};
@@ -68,9 +69,9 @@ pub fn run(args: PlanArgs, settings: &Settings) -> anyhow::Result<Outcome> {
         write_bytes_atomically(&path, planned.text.as_bytes())?;
         if !planned.fits {
             observer.warn(&format!(
-                "{}: even the smallest patch needs {:.1} GiB; raise --memory to at least that",
+                "{}: even the smallest patch needs {}; raise --memory to at least that",
                 path.shown(),
-                budget.bytes_needed(&planned.estimate) as f64 / GIB
+                binary(budget.bytes_needed(&planned.estimate))
             ));
         }
     }

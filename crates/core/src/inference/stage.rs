@@ -12,6 +12,7 @@ use crate::model::manifest::weights_file;
 use crate::recipe::Recipe;
 use crate::recipe::output_maps::output_maps;
 use ctseg_base::limits::memory::limit;
+use ctseg_base::text::bytes::binary;
 use ctseg_base::{Error, Result};
 use ctseg_engine::device::Compute;
 use ctseg_engine::inference::Inference;
@@ -117,9 +118,9 @@ pub(super) fn check_memory(recipe: &Recipe, grid: &Grid) -> Result<()> {
     };
     let [x, y, z] = grid.shape;
     Err(Error::out_of_memory(format!(
-        "needs {x} × {y} × {z} voxels at the network's spacing and {} MB of memory for the network's input alone; available: {} MB ({}). Check the spacing in its header",
-        bytes >> 20,
-        limit.bytes >> 20,
+        "needs {x} × {y} × {z} voxels at the network's spacing and {} of memory for the network's input alone; available: {} ({}). Check the spacing in its header",
+        binary(bytes),
+        binary(limit.bytes),
         limit.source
     )))
 }
