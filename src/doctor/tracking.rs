@@ -99,9 +99,7 @@ fn answered(server: &Server, answer: &ServerInfo) -> Vec<Finding> {
             format!("{found}does not exist yet; the first run creates it"),
         ),
     };
-    let clock = answer
-        .skew
-        .map(|(difference, ahead)| clock::finding(difference, ahead));
+    let clock = answer.skew.map(clock::finding);
     [finding.with(facts)].into_iter().chain(clock).collect()
 }
 

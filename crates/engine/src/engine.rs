@@ -10,7 +10,7 @@ use crate::host_tensor::Logits;
 use crate::learner::{Learner, LearnerSetup};
 use crate::networks::{Extras, Network};
 use crate::precision::Precision;
-use crate::quantisation::{Convolutions, InputRanges};
+use crate::quantisation::{Convolutions, ConvolutionsFrom, InputRanges};
 use crate::weights::NamedTensors;
 use ctseg_base::{Error, Result};
 
@@ -95,8 +95,7 @@ pub(super) trait Engine: Sync {
     }
 
     /// Mean logits of `networks` (each from [`Engine::prepare_for_inference`]) for a batch, or the `wanted` outputs
-    /// instead. `convolutions_from` holds the convolutions of all networks, and the index of `networks[0]` among
-    /// them.
+    /// instead. `convolutions` begin with those of `networks[0]`.
     ///
     /// # Shapes
     /// - `input`: (patch, channel, z, y, x), flattened
@@ -105,7 +104,7 @@ pub(super) trait Engine: Sync {
         networks: &[Network],
         input: &[f32],
         shape: [usize; 5],
-        convolutions_from: (&Convolutions, usize),
+        convolutions: ConvolutionsFrom,
         compute: &Compute,
         wanted: Extras,
     ) -> Result<Logits>;

@@ -14,7 +14,7 @@ use crate::blocks::Conv;
 use crate::device::{Compute, DeviceChoice};
 use crate::engine::Engine;
 use crate::networks::{Extras, Network};
-use crate::quantisation::{Convolutions, InputRanges};
+use crate::quantisation::{Convolutions, ConvolutionsFrom, InputRanges};
 use ctseg_base::{Error, Result};
 
 /// The networks of a stage's folds; their logits are averaged.
@@ -294,7 +294,10 @@ impl Inference {
             networks,
             input,
             shape,
-            (&self.convolutions, which.start),
+            ConvolutionsFrom {
+                all: &self.convolutions,
+                first: which.start,
+            },
             &self.compute,
             self.extras(),
         )

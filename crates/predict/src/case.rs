@@ -375,7 +375,8 @@ impl Batch<'_> {
     /// file.
     fn finish(
         &self,
-        (probabilities, entropy): (Option<ProbabilityFile>, Option<EntropyFile>),
+        probabilities: Option<ProbabilityFile>,
+        entropy: Option<EntropyFile>,
         image: &VolumeImage,
         report: &mut CascadeReport,
     ) -> Result<Option<SavedProbabilities>> {
@@ -432,10 +433,13 @@ impl Batch<'_> {
         if let (Some(draw), Some(attention)) = (self.job.on_attention, &segmented.attention) {
             draw(case, attention)?;
         }
-        let streamed = (segmented.probabilities, segmented.entropy);
-        writer.probabilities = self.finish(streamed, writer.image, &mut segmented.report)?;
-        let maps = (segmented.labels, masks);
-        let sidecar = writer.write(&case.output, maps, segmented.report)?;
+        writer.probabilities = self.finish(
+            segmented.probabilities,
+            segmented.entropy,
+            writer.image,
+            &mut segmented.report,
+        )?;
+        let sidecar = writer.write(&case.output, segmented.labels, masks, segmented.report)?;
         Ok(Outcome::Written(Box::new(sidecar)))
     }
 }

@@ -75,21 +75,21 @@ pub fn run(args: PlanArgs, settings: &Settings) -> anyhow::Result<Outcome> {
             ));
         }
     }
-    let (figures, value) = described(&fingerprint)?;
+    let described = described(&fingerprint)?;
     let fingerprint_path = args.output.join("fingerprint.json");
     write_bytes_atomically(
         &fingerprint_path,
-        format!("{:#}\n", value["fingerprint"]).as_bytes(),
+        format!("{:#}\n", described.json["fingerprint"]).as_bytes(),
     )?;
     if settings.json {
         let plans: Vec<Value> = recipes
             .iter()
             .map(|planned| as_json(planned, budget))
             .collect();
-        let value = json!({"folder": args.output, "fingerprint": value["fingerprint"], "memory_bytes": budget.bytes, "recipes": plans});
+        let value = json!({"folder": args.output, "fingerprint": described.json["fingerprint"], "memory_bytes": budget.bytes, "recipes": plans});
         print_out(&format!("{value:#}\n"));
     } else {
-        print_out(&figures);
+        print_out(&described.text);
         print_out(&overview(&recipes, budget));
         print_out(&format!(
             "recipes in {0}; train with 'ctseg fit --stage {0}/coarse.toml --data {1}'\n",

@@ -119,7 +119,7 @@ pub fn export_logits(
         if !sinks.is_empty() {
             for slab in slabs(region) {
                 let onto = target.source.cropped(&slab);
-                emit(&mut sinks, &logits, (&from, &onto), &slab, target)?;
+                emit(&mut sinks, &logits, &from, &onto, &slab, target)?;
             }
         }
         // The largest positive logit wins.
@@ -265,7 +265,8 @@ fn slabs(region: VoxelBox) -> impl Iterator<Item = VoxelBox> {
 fn emit(
     sinks: &mut [&mut dyn ProbabilitySink],
     logits: &Array4<f32>,
-    (from, onto): (&Grid, &Grid),
+    from: &Grid,
+    onto: &Grid,
     region: &VoxelBox,
     target: &Target,
 ) -> Result<()> {

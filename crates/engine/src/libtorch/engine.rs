@@ -19,7 +19,7 @@ use crate::host_tensor::Logits;
 use crate::learner::{Learner, LearnerSetup};
 use crate::networks::{Extras, Network};
 use crate::precision::Precision;
-use crate::quantisation::{Convolutions, InputRanges};
+use crate::quantisation::{Convolutions, ConvolutionsFrom, InputRanges};
 use crate::weights::NamedTensors;
 use ctseg_base::Result;
 
@@ -124,11 +124,11 @@ impl Engine for LibTorch {
         networks: &[Network],
         input: &[f32],
         shape: [usize; 5],
-        convolutions_from: (&Convolutions, usize),
+        convolutions: ConvolutionsFrom,
         compute: &Compute,
         wanted: Extras,
     ) -> Result<Logits> {
-        inference::mean_logits(networks, input, shape, convolutions_from, compute, wanted)
+        inference::mean_logits(networks, input, shape, convolutions, compute, wanted)
     }
 
     fn attention_maps(

@@ -12,7 +12,7 @@ use crate::attention_maps::Map;
 use crate::device::Compute;
 use crate::host_tensor::Logits;
 use crate::networks::{Extras, Network};
-use crate::quantisation::Convolutions;
+use crate::quantisation::{Convolutions, ConvolutionsFrom};
 use ctseg_base::{Error, Result};
 
 /// See [`crate::engine::Engine::mean_logits`].
@@ -20,7 +20,7 @@ pub(super) fn mean_logits(
     networks: &[Network],
     input: &[f32],
     shape: [usize; 5],
-    (convolutions, first): (&Convolutions, usize),
+    convolutions: ConvolutionsFrom,
     compute: &Compute,
     wanted: Extras,
 ) -> Result<Logits> {
@@ -37,14 +37,16 @@ pub(super) fn mean_logits(
         .iter()
         .enumerate()
         .map(|(index, network)| {
-            let outputs = match convolutions {
+            let outputs = match convolutions.all {
                 Convolutions::Plain => outputs(network, &ops, &input, kind, wanted),
                 Convolutions::Recorded(ranges) => {
-                    let ops = Int8Ops::recording(&ranges[first + index]);
+                    let ops = Int8Ops::recording(&ranges[convolutions.first + index]);
                     outputs(network, &ops, &input, kind, wanted)
                 }
                 Convolutions::Int8(quantised) => {
-                    let ops = Int8Ops::using(Quantised::of(quantised[first + index].as_ref())?);
+                    let ops = Int8Ops::using(Quantised::of(
+                        quantised[convolutions.first + index].as_ref(),
+                    )?);
                     outputs(network, &ops, &input, kind, wanted)
                 }
             };

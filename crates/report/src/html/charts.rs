@@ -270,7 +270,7 @@ fn box_chart(table: &MetricTable, at: usize, all_points: bool) -> BoxChart {
     let metric = &table.metrics[at];
     let scale = scale_of(table, at, metric);
     let rows = (0..table.structures.len())
-        .map(|structure| box_row(table, (at, structure), scale, all_points));
+        .map(|structure| box_row(table, at, structure, scale, all_points));
     BoxChart {
         key: metric.key.clone(),
         label: metric.label.clone(),
@@ -294,7 +294,8 @@ fn scale_of(table: &MetricTable, at: usize, metric: &Metric) -> Scale {
 
 fn box_row(
     table: &MetricTable,
-    (at, structure): (usize, usize),
+    at: usize,
+    structure: usize,
     scale: Scale,
     all_points: bool,
 ) -> BoxRow {
