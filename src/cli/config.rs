@@ -62,14 +62,29 @@ struct Tracking {
     artifact_root: Option<PathBuf>,
 }
 
-/// The settings files to read, each with whether the user chose it: `named`, or `ctseg.toml` in the working folder
+/// A settings file to read.
+pub struct SettingsFile {
+    pub path: PathBuf,
+    /// Whether the user chose it.
+    pub is_chosen: bool,
+}
+
+/// The settings files to read: `named`, or `ctseg.toml` in the working folder
 /// (which may have come with a dataset), then the user configuration.
-pub fn files(named: Option<&Path>) -> Vec<(PathBuf, bool)> {
-    let here = || Some((PathBuf::from(FILE), false)).filter(|(file, _)| file.exists());
-    let near = named.map(|file| (file.to_path_buf(), true)).or_else(here);
-    near.into_iter()
-        .chain(user_file().map(|file| (file, true)))
-        .collect()
+pub fn files(named: Option<&Path>) -> Vec<SettingsFile> {
+    let chosen = |path: PathBuf| SettingsFile {
+        path,
+        is_chosen: true,
+    };
+    let here = || {
+        let path = PathBuf::from(FILE);
+        path.exists().then_some(SettingsFile {
+            path,
+            is_chosen: false,
+        })
+    };
+    let near = named.map(|file| chosen(file.to_path_buf())).or_else(here);
+    near.into_iter().chain(user_file().map(chosen)).collect()
 }
 
 /// `~/.config/ctseg/config.toml`, or in `XDG_CONFIG_HOME`, if it exists.
@@ -87,8 +102,8 @@ impl Config {
     /// Reads the files of [`files`]; the first one with a key wins.
     pub fn read(named: Option<&Path>) -> Result<Self> {
         let mut config = Self::default();
-        for (file, is_chosen) in files(named) {
-            config = config.over(Self::of_file(&file, is_chosen)?);
+        for file in files(named) {
+            config = config.over(Self::of_file(&file.path, file.is_chosen)?);
         }
         Ok(config)
     }

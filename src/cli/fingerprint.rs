@@ -1,15 +1,15 @@
 //! `ctseg inspect --fingerprint`: dataset statistics.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
+use super::print::Description;
 use ctseg_base::text::printable::Shown;
 use ctseg_base::text::table::table;
 use ctseg_base::text::words::{counted, listed};
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::fingerprint::Fingerprint;
 
-/// The fingerprint as text and as JSON.
-pub fn described(fingerprint: &Fingerprint) -> Result<(String, Value)> {
+pub fn described(fingerprint: &Fingerprint) -> Result<Description> {
     let mm = |values: [f64; 3]| values.map(|v| format!("{v:.2}")).to_vec();
     let row = |name: &str, values: [f64; 3]| [vec![name.to_owned()], mm(values)].concat();
     let mut text = format!(
@@ -55,7 +55,8 @@ pub fn described(fingerprint: &Fingerprint) -> Result<(String, Value)> {
     text += &table(&["structure", "cases", "median mL"], &structures);
     let value = serde_json::to_value(fingerprint)
         .map_err(|error| Error::invalid(format!("cannot write the fingerprint: {error}")))?;
-    Ok((text, json!({"kind": "fingerprint", "fingerprint": value})))
+    let json = json!({"kind": "fingerprint", "fingerprint": value});
+    Ok(Description { text, json })
 }
 
 /// Cases left out of the statistics; a warning has given the reason for each.

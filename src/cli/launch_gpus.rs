@@ -59,7 +59,7 @@ pub(super) fn launch(count: usize, settings: &Settings) -> anyhow::Result<Outcom
     // SIGTERM: a second SIGINT would end the children at once.
     let as_request = |signal| if signal == SIGINT { SIGTERM } else { signal };
     let pending = || signals.pending().map(as_request);
-    let ends = wait_for_all(&mut children, pending, (GRACE, TERM_GRACE));
+    let ends = wait_for_all(&mut children, pending, GRACE, TERM_GRACE);
     Ok(outcome(&ends, |line| eprintln!("error: {line}")))
 }
 
@@ -102,7 +102,8 @@ fn without_own(mut arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
 fn wait_for_all<S: Iterator<Item = i32>>(
     children: &mut [Child],
     mut pending: impl FnMut() -> S,
-    (grace, term_grace): (Duration, Duration),
+    grace: Duration,
+    term_grace: Duration,
 ) -> Vec<Option<ExitStatus>> {
     let mut ends: Vec<Option<ExitStatus>> = vec![None; children.len()];
     let mut failed: Option<Instant> = None;
@@ -194,8 +195,8 @@ mod tests {
             }
             std::mem::take(&mut waiting).into_iter()
         };
-        let graces = (Duration::from_millis(300), Duration::from_millis(700));
-        let ends = wait_for_all(&mut children, pending, graces);
+        let [grace, term_grace] = [300, 700].map(Duration::from_millis);
+        let ends = wait_for_all(&mut children, pending, grace, term_grace);
         let errors = Mutex::new(Vec::new());
         let outcome = outcome(&ends, |line| errors.lock().unwrap().push(line.to_owned()));
         (outcome, errors.into_inner().unwrap(), started.elapsed())

@@ -3,6 +3,7 @@
 use std::io::{self, BufWriter, Write};
 
 use serde::Serialize;
+use serde_json::Value;
 
 use ctseg_base::text::printable::lines;
 
@@ -10,6 +11,21 @@ use ctseg_base::text::printable::lines;
 /// unchanged. A closed pipe (`| head`) is not an error.
 pub fn print_out(text: &str) {
     print_raw(&lines(text));
+}
+
+/// A result for readers and for programs.
+pub struct Description {
+    pub text: String,
+    pub json: Value,
+}
+
+impl Description {
+    pub fn print(&self, as_json: bool) {
+        match as_json {
+            true => print_out(&format!("{:#}\n", self.json)),
+            false => print_out(&self.text),
+        }
+    }
 }
 
 /// Prints text unchanged: scripts, and coloured text whose names are already escaped.

@@ -53,31 +53,42 @@ pub(crate) const TRACKED_ALREADY: [(&str, &str); 3] = [
     ("mlflow_group", "the run's own MLflow run"),
 ];
 
-/// Dataset and data root of the resumed run: from flags on the command line (`named`), otherwise as `stored`. If the
+/// A dataset, and the folder that a descriptor's paths are relative to.
+pub(crate) struct DataPaths {
+    pub data: PathBuf,
+    pub data_root: Option<PathBuf>,
+}
+
+/// The dataset of the resumed run: from flags on the command line (`data`, `data_root`), otherwise as `stored`. If the
 /// stored path does not exist, as in a job with other mounts, those of environment and settings file are used.
 ///
 /// # Errors
 /// None of them exists.
 pub(crate) fn moved_data(
     given: &Given,
-    stored: (PathBuf, Option<PathBuf>),
-    named: (Option<PathBuf>, Option<PathBuf>),
+    stored: DataPaths,
+    data: Option<PathBuf>,
+    data_root: Option<PathBuf>,
     settings: &Settings,
-) -> Result<(PathBuf, Option<PathBuf>)> {
+) -> Result<DataPaths> {
     let config = &settings.config;
-    let (data, data_root) = named;
-    let (dataset, stored_root) = stored;
-    let is_moved = given.has("data") || !dataset.exists();
+    let is_moved = given.has("data") || !stored.data.exists();
     let moved = data.or_else(|| config.data.clone());
     if let Some(moved) = moved.filter(|moved| is_moved && (given.has("data") || moved.exists())) {
-        return Ok((moved, data_root.or_else(|| config.data_root.clone())));
+        return Ok(DataPaths {
+            data: moved,
+            data_root: data_root.or_else(|| config.data_root.clone()),
+        });
     }
     if is_moved {
         return Err(Error::file(
-            &dataset,
+            &stored.data,
             "dataset not found; if it was moved, pass its new path with --data DATASET",
         ));
     }
     let data_root = data_root.filter(|_| given.has("data_root"));
-    Ok((dataset, data_root.or(stored_root)))
+    Ok(DataPaths {
+        data: stored.data,
+        data_root: data_root.or(stored.data_root),
+    })
 }

@@ -9,9 +9,10 @@ use serde_json::json;
 
 use super::mounts::Mount;
 use super::timeout::within;
-use super::{Finding, State, decimal};
+use super::{Finding, State};
 use ctseg_base::Error;
 use ctseg_base::atomic_file::temporary_file;
+use ctseg_base::text::bytes::decimal;
 
 /// Storage that takes longer to write a small file counts as hanging.
 const TIMEOUT: Duration = Duration::from_secs(20);

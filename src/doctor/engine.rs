@@ -7,6 +7,7 @@ use serde_json::json;
 use super::libtorch::LibTorch;
 use super::timeout::within;
 use super::{Finding, State};
+use ctseg_base::Error;
 use ctseg_engine::device::{Compute, DeviceChoice};
 use ctseg_engine::precision::PrecisionChoice;
 use ctseg_engine::self_test::check_convolutions;
@@ -109,7 +110,7 @@ fn check(device: DeviceChoice, precision: PrecisionChoice, requested: &Requested
             true => None,
             false => Some(check_convolutions(&compute)?),
         };
-        Ok::<_, ctseg_base::Error>((compute.precision, took))
+        Ok::<_, Error>((compute.precision, took))
     });
     match done {
         Some(Ok((precision, took))) => {
@@ -117,7 +118,7 @@ fn check(device: DeviceChoice, precision: PrecisionChoice, requested: &Requested
             let found = format!("{precision}{}", took.unwrap_or_default());
             Finding::ok(&check, found)
         }
-        Some(Err(error)) => Finding::fault(&check, error.to_string(), advice(device, &error.to_string())),
+        Some(Err(error)) => Finding::fault(&check, error.to_string(), advice(device, &error)),
         None => Finding::fault(
             &check,
             format!("no result within {} s, or crashed", TIMEOUT.as_secs()),
@@ -127,19 +128,55 @@ fn check(device: DeviceChoice, precision: PrecisionChoice, requested: &Requested
     }
 }
 
-fn advice(device: DeviceChoice, error: &str) -> &'static str {
-    if error.contains("--precision") {
-        "unset --precision and CTSEG_PRECISION, or use auto"
-    } else if error.contains("not in this build") {
-        "run scripts/setup-libtorch.sh, then cargo build --release --features libtorch (docs/engines.md); or use --device \
-         auto"
-    } else if error.contains("no kernel image") {
-        "this libtorch does not support this GPU (too old or too new); use --device libtorch or flex"
-    } else if error.contains("out of memory") {
-        "other processes use the GPU's memory: see nvidia-smi"
-    } else if matches!(device, DeviceChoice::LibTorchCuda(_)) {
-        "see the line 'GPU' and nvidia-smi; or use --device libtorch or flex"
-    } else {
-        "rebuild ctseg on this machine; scripts/setup-libtorch.sh finds or installs libtorch"
+fn advice(device: DeviceChoice, error: &Error) -> &'static str {
+    match error {
+        Error::Usage(_) => "unset --precision and CTSEG_PRECISION, or use auto",
+        Error::Unsupported(_) if !device.is_in_build() => {
+            "run scripts/setup-libtorch.sh, then cargo build --release --features libtorch (docs/engines.md); or use --device \
+             auto"
+        }
+        Error::Unsupported(_) => {
+            "this libtorch does not support this GPU (too old or too new); use --device libtorch or flex"
+        }
+        Error::OutOfMemory(_) => "other processes use the GPU's memory: see nvidia-smi",
+        _ if matches!(device, DeviceChoice::LibTorchCuda(_)) => {
+            "see the line 'GPU' and nvidia-smi; or use --device libtorch or flex"
+        }
+        _ => "rebuild ctseg on this machine; scripts/setup-libtorch.sh finds or installs libtorch",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ctseg_engine::precision::Precision;
+
+    /// The advice for the error that `device` gives when it is opened with `precision`.
+    fn opened(device: DeviceChoice, precision: PrecisionChoice) -> &'static str {
+        let error = Compute::open(device, precision, 1).unwrap_err();
+        advice(device, &error)
+    }
+
+    #[test]
+    fn advice_follows_the_kind_of_the_error() {
+        let gpu = DeviceChoice::LibTorchCuda(0);
+        let flex = DeviceChoice::Flex;
+        let of = |error: Error| advice(gpu, &error);
+        assert!(of(Error::out_of_memory("libtorch: no")).contains("other processes"));
+        // The words of a message decide nothing.
+        let other = of(Error::invalid(
+            "libtorch: not out of memory, --precision f32",
+        ));
+        assert!(other.contains("the line 'GPU'"), "{other}");
+        if flex.is_in_build() {
+            let precision = opened(flex, PrecisionChoice::Fixed(Precision::Bf16));
+            assert!(precision.contains("--precision"), "{precision}");
+            let kernel = advice(flex, &Error::unsupported("no kernel image"));
+            assert!(kernel.contains("this GPU"), "{kernel}");
+        }
+        if !gpu.is_in_build() {
+            let missing = opened(gpu, PrecisionChoice::Auto);
+            assert!(missing.contains("setup-libtorch.sh"), "{missing}");
+        }
     }
 }

@@ -190,7 +190,7 @@ pub fn finding(facts: &Facts, seen: Option<&Seen>, requested: bool) -> Finding {
         (false, None) => State::Note,
     };
     let finding = match problem(facts, seen) {
-        Some((found, advice)) => Finding::fault(CHECK, found, advice).but(state),
+        Some(Problem { found, advice }) => Finding::fault(CHECK, found, advice).but(state),
         None => without_problem(facts, seen, requested),
     };
     finding.with(value)
@@ -224,15 +224,28 @@ fn without_problem(facts: &Facts, seen: Option<&Seen>, requested: bool) -> Findi
     }
 }
 
-/// The first problem on the way from the machine to libtorch, and what to do.
-fn problem(facts: &Facts, seen: Option<&Seen>) -> Option<(String, String)> {
+/// A problem, and what to do.
+struct Problem {
+    found: String,
+    advice: String,
+}
+
+impl Problem {
+    fn new(found: String, advice: impl Into<String>) -> Self {
+        let advice = advice.into();
+        Self { found, advice }
+    }
+}
+
+/// The first problem on the way from the machine to libtorch.
+fn problem(facts: &Facts, seen: Option<&Seen>) -> Option<Problem> {
     let named = facts.named();
     if let Some(problem) = seen.and_then(|seen| seen.problem.as_ref()) {
         let found = format!(
             "NVIDIA's driver is installed, but a GPU library of libtorch cannot be loaded: {problem}"
         );
         let advice = "install libtorch completely with scripts/setup-libtorch.sh and rebuild ctseg; or add the folder of the missing library to LD_LIBRARY_PATH";
-        return Some((found, advice.to_owned()));
+        return Some(Problem::new(found, advice));
     }
     let is_none = facts.count() == 0 && facts.driver.is_none() && !facts.is_wsl;
     // If libtorch sees a GPU, the rest does not matter.
@@ -245,7 +258,7 @@ fn problem(facts: &Facts, seen: Option<&Seen>) -> Option<(String, String)> {
     {
         let found = format!("{named}, but this libtorch is built for CPUs only");
         let advice = "install a GPU build with scripts/setup-libtorch.sh and rebuild ctseg";
-        return Some((found, advice.to_owned()));
+        return Some(Problem::new(found, advice));
     }
     if !facts.is_wsl {
         if let Some(problem) = driver_problem(facts, seen) {
@@ -259,7 +272,7 @@ fn problem(facts: &Facts, seen: Option<&Seen>) -> Option<(String, String)> {
 }
 
 /// GPUs hidden by the environment.
-fn visibility_problem(facts: &Facts) -> Option<(String, String)> {
+fn visibility_problem(facts: &Facts) -> Option<Problem> {
     let visible = facts
         .visible
         .as_deref()
@@ -272,11 +285,11 @@ fn visibility_problem(facts: &Facts) -> Option<(String, String)> {
         true => "Slurm gave this job no GPU: request one with --gres=gpu:1",
         false => "unset CUDA_VISIBLE_DEVICES, or select GPUs: CUDA_VISIBLE_DEVICES=0",
     };
-    Some((found, advice.to_owned()))
+    Some(Problem::new(found, advice))
 }
 
 /// An accessible driver, but no GPU visible to libtorch.
-fn libtorch_problem(facts: &Facts, seen: &Seen) -> Option<(String, String)> {
+fn libtorch_problem(facts: &Facts, seen: &Seen) -> Option<Problem> {
     if seen.gpus > 0 {
         return None;
     }
@@ -298,11 +311,11 @@ fn libtorch_problem(facts: &Facts, seen: &Seen) -> Option<(String, String)> {
             ))
         ),
     };
-    Some((found, advice))
+    Some(Problem::new(found, advice))
 }
 
 /// No driver, or an outdated one.
-fn driver_problem(facts: &Facts, seen: Option<&Seen>) -> Option<(String, String)> {
+fn driver_problem(facts: &Facts, seen: Option<&Seen>) -> Option<Problem> {
     let cuda = seen.and_then(|seen| seen.libtorch.cuda);
     let least = least_driver(cuda.map_or(DEFAULT_CUDA, |(major, _)| major));
     let Some(driver) = &facts.driver else {
@@ -316,7 +329,7 @@ fn driver_problem(facts: &Facts, seen: Option<&Seen>) -> Option<(String, String)
             }
             false => format!("install NVIDIA driver {least} or later and restart the machine"),
         };
-        return Some((found, advice));
+        return Some(Problem::new(found, advice));
     };
     let seen = seen?;
     let major: u32 = driver.split('.').next()?.parse().ok()?;
@@ -324,7 +337,7 @@ fn driver_problem(facts: &Facts, seen: Option<&Seen>) -> Option<(String, String)
         return None;
     }
     let cuda = seen.libtorch.cuda_name().unwrap_or_default();
-    Some((
+    Some(Problem::new(
         format!(
             "{}, driver {driver}: too old for libtorch with {cuda}, which needs {least} or later",
             facts.named()
@@ -338,7 +351,7 @@ fn driver_problem(facts: &Facts, seen: Option<&Seen>) -> Option<(String, String)
 }
 
 /// A driver, but GPUs not accessible to this process.
-fn access_problem(facts: &Facts) -> Option<(String, String)> {
+fn access_problem(facts: &Facts) -> Option<Problem> {
     let driver = facts.driver.as_deref().unwrap_or_default();
     let how = match (facts.container, facts.is_slurm) {
         (Some(container), _) => gpu_access(container).to_owned(),
@@ -349,7 +362,7 @@ fn access_problem(facts: &Facts) -> Option<(String, String)> {
     };
     if facts.nodes.is_empty() {
         let found = format!("driver {driver}, but no accessible /dev/nvidia0");
-        return Some((found, how));
+        return Some(Problem::new(found, how));
     }
     if !facts.opens {
         let found = format!(
@@ -364,7 +377,7 @@ fn access_problem(facts: &Facts) -> Option<(String, String)> {
             }
             _ => how,
         };
-        return Some((found, how));
+        return Some(Problem::new(found, how));
     }
     None
 }

@@ -2,9 +2,10 @@
 
 use serde_json::json;
 
-use super::{Finding, binary};
+use super::Finding;
 use ctseg_base::limits::host::Host;
 use ctseg_base::limits::memory::{Memory, MemoryLimit, MemorySource};
+use ctseg_base::text::bytes::binary;
 
 const CHECK: &str = "memory";
 

@@ -150,29 +150,6 @@ pub fn as_json(findings: &[Finding]) -> Value {
     })
 }
 
-/// Decimal units (1 kB = 1000 bytes), for disks.
-pub(crate) fn decimal(bytes: u64) -> String {
-    in_units(bytes, 1000.0, ["B", "kB", "MB", "GB", "TB"])
-}
-
-/// Binary units (1 KiB = 1024 bytes), for memory.
-pub(crate) fn binary(bytes: u64) -> String {
-    in_units(bytes, 1024.0, ["B", "KiB", "MiB", "GiB", "TiB"])
-}
-
-fn in_units(bytes: u64, step: f64, units: [&str; 5]) -> String {
-    let mut value = bytes as f64;
-    let mut unit = 0;
-    while value >= step && unit + 1 < units.len() {
-        value /= step;
-        unit += 1;
-    }
-    match unit {
-        0 => format!("{bytes} B"),
-        _ => format!("{value:.1} {}", units[unit]),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -204,13 +181,5 @@ warning  files         256
         let value = as_json(&findings);
         assert_eq!(value["state"], "fault");
         assert_eq!(value["checks"][1]["advice"], "make room");
-    }
-
-    #[test]
-    fn sizes_are_shown_in_their_units() {
-        assert_eq!(decimal(999), "999 B");
-        assert_eq!(decimal(1_500_000), "1.5 MB");
-        assert_eq!(binary(3 << 29), "1.5 GiB");
-        assert_eq!(binary(1 << 60), "1048576.0 TiB");
     }
 }

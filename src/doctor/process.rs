@@ -2,6 +2,7 @@
 
 use super::Finding;
 use ctseg_base::limits::host::Host;
+use ctseg_base::text::bytes::binary;
 
 /// Batches, their outputs and the libraries of the engine need many open files.
 const LOW_FILES: u64 = 1024;
@@ -23,7 +24,7 @@ pub fn findings(host: &Host) -> Vec<Finding> {
     let addresses = soft(&limits, "Max address space").and_then(|limit| match limit {
         Limited::To(bytes) => Some(Finding::warning(
             "addresses",
-            format!("{} at most (ulimit -v)", super::binary(bytes)),
+            format!("{} at most (ulimit -v)", binary(bytes)),
             "includes reserved address space, which is far more than the memory in use: ulimit -v unlimited",
         )),
         Limited::Not => None,

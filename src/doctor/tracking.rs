@@ -9,7 +9,7 @@ use super::timeout::within;
 use super::{Finding, clock};
 use ctseg_base::Error;
 use ctseg_base::limits::host::Host;
-use ctseg_tracking::mlflow::error::Fault;
+use ctseg_tracking::mlflow::error::{Cause, ConnectionProblem, Fault};
 use ctseg_tracking::mlflow::probe::{ServerInfo, pending_runs, probe};
 use ctseg_tracking::mlflow::settings::{Server, without_login};
 
@@ -99,9 +99,7 @@ fn answered(server: &Server, answer: &ServerInfo) -> Vec<Finding> {
             format!("{found}does not exist yet; the first run creates it"),
         ),
     };
-    let clock = answer
-        .skew
-        .map(|(difference, ahead)| clock::finding(difference, ahead));
+    let clock = answer.skew.map(clock::finding);
     [finding.with(facts)].into_iter().chain(clock).collect()
 }
 
@@ -112,7 +110,7 @@ fn failed(host: &Host, server: &Server, fault: &Fault) -> Finding {
         true => String::new(),
         false => format!(" ({})", proxies.join(", ")),
     };
-    let advice = advice(fault, &why, &server.uri, !proxies.is_empty());
+    let advice = advice(fault, &server.uri, !proxies.is_empty());
     let facts = json!({"uri": server.uri, "problem": why, "proxies": proxies});
     Finding::fault(CHECK, format!("{why}{via}"), advice).with(facts)
 }
@@ -127,39 +125,27 @@ fn proxies(host: &Host) -> Vec<String> {
 }
 
 /// What to do about the failure.
-fn advice(fault: &Fault, why: &str, uri: &str, has_proxy: bool) -> String {
-    let says = |text: &str| why.contains(text);
+fn advice(fault: &Fault, uri: &str, has_proxy: bool) -> String {
     let step = match fault {
         Fault::Local(_) => return "check that this file exists and is readable".to_owned(),
-        Fault::Fatal(_) if says("certificate") => {
+        Fault::Fatal {
+            cause: Cause::Connection(ConnectionProblem::Certificate),
+            ..
+        } => {
             "its certificate is not trusted: check the host name and the clock, or configure the CA certificate"
         }
-        Fault::Fatal(_) if says("answers 401") || says("answers 403") => {
-            "check user, password or token; MLflow's --allowed-hosts must include this address"
-        }
-        Fault::Fatal(_) => {
-            "check that the address is that of the tracking server, including its path"
-        }
-        Fault::RunDeleted(_)
+        Fault::Fatal {
+            cause: Cause::Status(401 | 403),
+            ..
+        } => "check user, password or token; MLflow's --allowed-hosts must include this address",
+        Fault::Fatal { .. }
+        | Fault::RunDeleted(_)
         | Fault::Refused(_)
         | Fault::ExperimentDeleted(_)
         | Fault::LocationDenied(_) => {
             "check that the address is that of the tracking server, including its path"
         }
-        Fault::Unavailable { .. } if says("lookup") || says("resolve") || says("dns") => {
-            "the host name cannot be resolved: check its spelling and /etc/resolv.conf; in Kubernetes use <service>.<namespace>.svc"
-        }
-        Fault::Unavailable { .. } if says("refused") => {
-            "connection refused: check the port, and that the server runs ('mlflow server --host 0.0.0.0 --port 5000')"
-        }
-        Fault::Unavailable { .. } if says("unreachable") || says("No route") => {
-            "unreachable from this machine: compute nodes often have no external network"
-        }
-        Fault::Unavailable { .. } if says("timed out") => {
-            "requests are dropped, by a firewall or a hanging server: try curl -v on its /version"
-        }
-        Fault::Unavailable { .. } if says(" answers 5") => "server error: see its log",
-        Fault::Unavailable { .. } => "try curl -v on its /version",
+        Fault::Unavailable { cause, .. } => advice_for_outage(*cause),
     };
     let proxy = match has_proxy {
         true => format!(
@@ -169,6 +155,25 @@ fn advice(fault: &Fault, why: &str, uri: &str, has_proxy: bool) -> String {
         false => String::new(),
     };
     format!("{step}{proxy}; {MEANWHILE}")
+}
+
+fn advice_for_outage(cause: Cause) -> &'static str {
+    match cause {
+        Cause::Connection(ConnectionProblem::UnknownHost) => {
+            "the host name cannot be resolved: check its spelling and /etc/resolv.conf; in Kubernetes use <service>.<namespace>.svc"
+        }
+        Cause::Connection(ConnectionProblem::Refused) => {
+            "connection refused: check the port, and that the server runs ('mlflow server --host 0.0.0.0 --port 5000')"
+        }
+        Cause::Connection(ConnectionProblem::Unreachable) => {
+            "unreachable from this machine: compute nodes often have no external network"
+        }
+        Cause::Connection(ConnectionProblem::TimedOut) => {
+            "requests are dropped, by a firewall or a hanging server: try curl -v on its /version"
+        }
+        Cause::Status(500..) => "server error: see its log",
+        _ => "try curl -v on its /version",
+    }
 }
 
 /// `tracking` from `http://tracking:5000/path`.

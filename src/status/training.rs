@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use super::state::{Epochs, Kind, State, Status, age, last_written};
 use ctseg_base::Result;
+use ctseg_base::mean::mean;
 use ctseg_core::recipe::Recipe;
 use ctseg_core::run::checkpoint::StopReason;
 use ctseg_core::run::folder::{RunFolder, RunSettings};
@@ -97,8 +98,7 @@ fn epochs(recipe: &Recipe, history: &History) -> Epochs {
 /// Best validation Dice, averaged over the validated networks.
 fn dice(history: &History) -> Option<f64> {
     let best = history.values().filter_map(|lines| history::best(lines));
-    let best: Vec<f64> = best.map(|(_, dice)| dice).collect();
-    (!best.is_empty()).then(|| best.iter().sum::<f64>() / best.len() as f64)
+    mean(best.map(|(_, dice)| dice))
 }
 
 /// Seconds from the end of the last epoch to the end of all networks; `None` before the first epoch.

@@ -8,6 +8,7 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
         &[
             &[
                 "error",
+                "mean",
                 "memory_semaphore",
                 "pointer_file",
                 "process",
@@ -168,7 +169,10 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
     ),
     (
         "http",
-        &[&["login", "resolver", "retry", "tls"], &["client"]],
+        &[
+            &["failure", "login", "resolver", "retry", "tls"],
+            &["client"],
+        ],
     ),
     (
         "tracking",

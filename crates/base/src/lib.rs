@@ -7,6 +7,7 @@ pub mod error;
 pub mod failures;
 pub mod hash;
 pub mod limits;
+pub mod mean;
 pub mod memory_semaphore;
 pub mod pointer_file;
 pub mod process;

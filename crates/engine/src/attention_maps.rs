@@ -34,7 +34,7 @@ pub(super) fn resized(values: &[f32], shape: [usize; 5], to: [usize; 3]) -> Vec<
 /// sides `[y, x]`.
 pub(super) fn enlarged(maps: &[Map], [height, width]: [usize; 2]) -> Result<Map> {
     let Some((_, [patches, _, depth, _, _])) = maps.first() else {
-        return Err(Error::invalid("internal: no maps to enlarge"));
+        return Err(Error::internal("no maps to enlarge"));
     };
     let (patches, depth) = (*patches, *depth);
     let side = [depth, height, width];
@@ -57,7 +57,7 @@ pub(super) fn mean_of(maps: Vec<Map>) -> Result<Map> {
     let count = maps.len() as f32;
     let mut maps = maps.into_iter();
     let Some((mut sum, shape)) = maps.next() else {
-        return Err(Error::invalid("internal: the mean of no maps"));
+        return Err(Error::internal("the mean of no maps"));
     };
     for (values, _) in maps {
         for (sum, value) in sum.iter_mut().zip(values) {

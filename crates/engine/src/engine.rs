@@ -10,7 +10,7 @@ use crate::host_tensor::Logits;
 use crate::learner::{Learner, LearnerSetup};
 use crate::networks::{Extras, Network};
 use crate::precision::Precision;
-use crate::quantisation::{Convolutions, InputRanges};
+use crate::quantisation::{Convolutions, ConvolutionsFrom, InputRanges};
 use crate::weights::NamedTensors;
 use ctseg_base::{Error, Result};
 
@@ -47,7 +47,7 @@ pub(super) trait Engine: Sync {
 
     /// The all-reduce backend for processes with one GPU each; this process uses `gpu`.
     fn gpu_backend(&self, gpu: usize) -> Result<Box<dyn GpuBackend>> {
-        Err(Error::invalid(format!("internal: no engine for GPU {gpu}")))
+        Err(Error::internal(format!("no engine for GPU {gpu}")))
     }
 
     /// Sets the number of threads per CPU operation. Call it before creating the first tensor.
@@ -74,11 +74,6 @@ pub(super) trait Engine: Sync {
         Ok(None)
     }
 
-    /// Whether `error` is an out-of-memory error of the device, so that a smaller batch may succeed.
-    fn is_out_of_memory(&self, _error: &Error) -> bool {
-        false
-    }
-
     /// A learner for `network` (on `compute`'s device, without autodiff) that resumes from [`Learner::state`] after
     /// `steps` steps.
     fn learner(
@@ -100,8 +95,7 @@ pub(super) trait Engine: Sync {
     }
 
     /// Mean logits of `networks` (each from [`Engine::prepare_for_inference`]) for a batch, or the `wanted` outputs
-    /// instead. `convolutions_from` holds the convolutions of all networks, and the index of `networks[0]` among
-    /// them.
+    /// instead. `convolutions` begin with those of `networks[0]`.
     ///
     /// # Shapes
     /// - `input`: (patch, channel, z, y, x), flattened
@@ -110,7 +104,7 @@ pub(super) trait Engine: Sync {
         networks: &[Network],
         input: &[f32],
         shape: [usize; 5],
-        convolutions_from: (&Convolutions, usize),
+        convolutions: ConvolutionsFrom,
         compute: &Compute,
         wanted: Extras,
     ) -> Result<Logits>;

@@ -13,7 +13,7 @@ use crate::learner::burn_learner::BurnLearner;
 use crate::learner::{Learner, LearnerSetup};
 use crate::networks::{Extras, Network};
 use crate::precision::Precision;
-use crate::quantisation::Convolutions;
+use crate::quantisation::ConvolutionsFrom;
 use crate::weights::NamedTensors;
 use ctseg_base::{Error, Result};
 
@@ -58,7 +58,7 @@ impl Engine for Flex {
         networks: &[Network],
         input: &[f32],
         shape: [usize; 5],
-        _convolutions_from: (&Convolutions, usize),
+        _convolutions: ConvolutionsFrom,
         compute: &Compute,
         wanted: Extras,
     ) -> Result<Logits> {
@@ -73,7 +73,7 @@ impl Engine for Flex {
                 None => logits,
             });
         }
-        let sum = sum.ok_or_else(|| Error::invalid("internal: a stage without networks"))?;
+        let sum = sum.ok_or_else(|| Error::internal("a stage without networks"))?;
         let mean = sum / networks.len() as f64;
         let shape = mean.dims();
         let values = mean

@@ -14,7 +14,7 @@ use crate::blocks::Conv;
 use crate::device::{Compute, DeviceChoice};
 use crate::engine::Engine;
 use crate::networks::{Extras, Network};
-use crate::quantisation::{Convolutions, InputRanges};
+use crate::quantisation::{Convolutions, ConvolutionsFrom, InputRanges};
 use ctseg_base::{Error, Result};
 
 /// The networks of a stage's folds; their logits are averaged.
@@ -71,7 +71,7 @@ impl Inference {
     /// The networks have no attention gates.
     pub fn with_attention_maps(&self) -> Result<Self> {
         if self.networks.iter().any(|network| network.gates() == 0) {
-            return Err(Error::invalid(
+            return Err(Error::unsupported(
                 "the network has no attention gates; train it with network.attention = true",
             ));
         }
@@ -121,7 +121,7 @@ impl Inference {
         let features = weights.len() / structures.max(1);
         Ok(Head {
             weights: Array2::from_shape_vec((structures, features), weights)
-                .map_err(|error| Error::invalid(format!("internal: {error}")))?,
+                .map_err(|error| Error::internal(error.to_string()))?,
             biases,
         })
     }
@@ -229,7 +229,7 @@ impl Inference {
             None => 0..self.networks.len(),
         };
         if which.is_empty() || which.end > self.networks.len() {
-            return Err(Error::invalid("internal: a stage without networks"));
+            return Err(Error::internal("a stage without networks"));
         }
         loop {
             let parts = self.parts.load(Ordering::Relaxed);
@@ -237,7 +237,11 @@ impl Inference {
                 Ok(logits) => return Ok(logits),
                 Err(error) => error,
             };
-            if !self.ran_out_of_memory(&error)? || parts >= shape[0] {
+            if !matches!(error, Error::OutOfMemory(_)) {
+                return Err(error);
+            }
+            self.engine.release_memory()?;
+            if parts >= shape[0] {
                 return Err(error);
             }
             self.parts.store(parts * 2, Ordering::Relaxed);
@@ -290,18 +294,12 @@ impl Inference {
             networks,
             input,
             shape,
-            (&self.convolutions, which.start),
+            ConvolutionsFrom {
+                all: &self.convolutions,
+                first: which.start,
+            },
             &self.compute,
             self.extras(),
         )
-    }
-
-    /// Whether `error` is out of memory; if so, cached memory is released for another attempt.
-    fn ran_out_of_memory(&self, error: &Error) -> Result<bool> {
-        let lacks = self.engine.is_out_of_memory(error);
-        if lacks {
-            self.engine.release_memory()?;
-        }
-        Ok(lacks)
     }
 }

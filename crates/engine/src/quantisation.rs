@@ -34,6 +34,14 @@ pub enum Convolutions {
     Int8(Vec<Box<dyn Any + Send + Sync>>),
 }
 
+/// The convolutions of some of a stage's networks, beginning with that at index `first`.
+#[derive(Clone, Copy)]
+pub struct ConvolutionsFrom<'a> {
+    /// Of all networks.
+    pub all: &'a Convolutions,
+    pub first: usize,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

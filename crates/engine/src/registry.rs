@@ -46,6 +46,11 @@ impl DeviceChoice {
         matches!(self.resolved(), Self::LibTorchCpu | Self::LibTorchCuda(_))
     }
 
+    /// Whether this build has the device's engine.
+    pub fn is_in_build(self) -> bool {
+        self.engine_in_build().is_some()
+    }
+
     fn engine_in_build(self) -> Option<&'static dyn Engine> {
         let mut engines = ENGINES.iter().copied();
         engines.find(|engine| engine.has(self))
@@ -54,7 +59,7 @@ impl DeviceChoice {
     /// The engine of the device, which must not be `auto`.
     pub(super) fn engine(self) -> Result<&'static dyn Engine> {
         self.engine_in_build().ok_or_else(|| {
-            Error::invalid(format!(
+            Error::unsupported(format!(
                 "device {self} is not in this build; build ctseg with --features {}, or use one of: {}",
                 if self == Self::Flex {
                     "flex"

@@ -157,7 +157,7 @@ fn load_pair(
             rayon::join(|| reference.load_runs(case), || read_predicted_runs(path));
         let (truth, prediction) = (truth?.ok_or_else(none)?, prediction?);
         let grid = prediction.grid;
-        let (reorientation, remark) = reference.reorientation(&truth.grid, (path, &grid))?;
+        let (reorientation, remark) = reference.reorientation(&truth.grid, path, &grid)?;
         let bytes = match reorientation {
             Reorientation::IDENTITY => 0, // the runs are used as they are
             _ => READING_BYTES * grid.voxels() as u64,
@@ -173,7 +173,7 @@ fn load_pair(
     let voxels = predicted_voxels(path);
     let _permit = limits.reading.acquire(READING_BYTES * voxels as u64);
     let mut prediction = read_predicted(path)?;
-    let truth = reference.load_on(case, (path, &prediction.grid))?;
+    let truth = reference.load_on(case, path, &prediction.grid)?;
     let (mut truth, remark) = truth.ok_or_else(none)?;
     let ignored = mask_ignored(&mut prediction, &mut truth, reference.ignore());
     Ok(LoadedPair {

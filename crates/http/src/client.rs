@@ -9,6 +9,7 @@ use reqwest::blocking::{self, RequestBuilder};
 use reqwest::header::{CONTENT_TYPE, DATE, ETAG, LOCATION, RETRY_AFTER};
 use reqwest::{Method, Url};
 
+use crate::failure::{ConnectionProblem, ErrorResponse, Failure, problem_of, reason};
 use crate::login::Login;
 use crate::resolver::SystemResolver;
 use crate::tls::Trust;
@@ -21,9 +22,6 @@ const MAX_RESPONSE_BYTES: u64 = 32 << 20;
 const MIN_UPLOAD_BYTES_PER_SECOND: u64 = 64 << 10;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Longest excerpt of a response in a message.
-const MAX_MESSAGE_CHARACTERS: usize = 300;
 
 /// Sends requests. Redirects are not followed: they could lead to another server.
 pub struct Client {
@@ -63,27 +61,6 @@ pub struct Response {
     pub etag: Option<String>,
     /// The `Date` header.
     pub date: Option<SystemTime>,
-}
-
-/// Why a request failed.
-pub enum Failure {
-    /// No response. `why` leaves out the address, which may contain a signature.
-    Connection {
-        why: String,
-        /// A certificate was rejected; retrying does not help.
-        is_certificate: bool,
-    },
-    Status(ErrorResponse),
-}
-
-/// A response without a 2xx status.
-pub struct ErrorResponse {
-    pub status: u16,
-    pub body: Vec<u8>,
-    /// The target of a redirect; empty without one.
-    pub location: String,
-    /// The wait that the server asks for.
-    pub retry_after: Option<Duration>,
 }
 
 impl Client {
@@ -158,14 +135,13 @@ impl Client {
     /// # Errors
     /// Any response without a 2xx status is an error.
     pub fn send(&self, request: Request) -> Result<Response, Failure> {
-        let mut response = self.prepare(request).send().map_err(|error| {
-            let is_connecting = error.is_connect();
-            let why = reason(error);
-            Failure::Connection {
-                is_certificate: is_connecting && why.contains("certificate"),
-                why,
-            }
-        })?;
+        let mut response = self
+            .prepare(request)
+            .send()
+            .map_err(|error| Failure::Connection {
+                problem: problem_of(&error),
+                why: reason(error),
+            })?;
         let etag = header(&response, ETAG.as_str());
         let date = header(&response, DATE.as_str()).and_then(|text| time_of(&text));
         let mut body = Vec::new();
@@ -175,8 +151,8 @@ impl Client {
             .read_to_end(&mut body);
         if response.status().is_success() {
             read.map_err(|error| Failure::Connection {
+                problem: ConnectionProblem::Other,
                 why: format!("the response ended early: {error}"),
-                is_certificate: false,
             })?;
             return Ok(Response { body, etag, date });
         }
@@ -259,34 +235,10 @@ fn time_of(text: &str) -> Option<SystemTime> {
     Some(SystemTime::from(at.timestamp()))
 }
 
-/// The innermost cause, without the address, which may contain a signature.
-fn reason(error: reqwest::Error) -> String {
-    let kind = match &error {
-        error if error.is_timeout() => "timed out",
-        error if error.is_connect() => "cannot be reached",
-        _ => "the connection failed",
-    };
-    let error = error.without_url();
-    let mut cause: &dyn std::error::Error = &error;
-    while let Some(deeper) = cause.source() {
-        cause = deeper;
-    }
-    format!("{kind} ({})", one_line(cause.to_string().as_bytes()))
-}
-
-/// The text of a response on one line, truncated if long.
-pub fn one_line(bytes: &[u8]) -> String {
-    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(16 << 10)]).into_owned();
-    let words: Vec<&str> = text.split_whitespace().collect();
-    let line = words.join(" ");
-    match line.char_indices().nth(MAX_MESSAGE_CHARACTERS) {
-        Some((end, _)) => format!("{}…", &line[..end]),
-        None => line,
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
     use super::*;
     use crate::login::Credentials;
 
@@ -300,6 +252,41 @@ mod tests {
         let far = parse_retry_after("Mon, 01 Jan 2125 00:00:00 GMT").unwrap();
         assert!(far > Duration::from_secs(3600));
         assert_eq!(parse_retry_after("soon"), None);
+    }
+
+    #[test]
+    fn connections_that_fail_have_a_kind() {
+        let trust = Trust {
+            insecure: true,
+            ..Trust::default()
+        };
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let silent = listener.local_addr().unwrap().port();
+        // The listener is dropped at once.
+        let closed = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr();
+        let closed = closed.unwrap().port();
+        for (address, expected) in [
+            (
+                format!("http://127.0.0.1:{closed}"),
+                ConnectionProblem::Refused,
+            ),
+            (
+                format!("http://127.0.0.1:{silent}"),
+                ConnectionProblem::TimedOut,
+            ),
+            (
+                "http://no-such-host.invalid".to_owned(),
+                ConnectionProblem::UnknownHost,
+            ),
+        ] {
+            let url = Url::parse(&address).unwrap();
+            let login = Login::new(url.clone(), Credentials::Anonymous);
+            let client = Client::open(login, &trust, Duration::from_millis(500), "").unwrap();
+            let Err(Failure::Connection { problem, why }) = client.send(Request::get(url)) else {
+                panic!("{address} answers");
+            };
+            assert_eq!(problem, expected, "{address}: {why}");
+        }
     }
 
     #[test]
@@ -337,15 +324,5 @@ mod tests {
             assert!(!sends_identity(other, false), "{other}");
             assert!(client.withholds_login(&url(other)), "{other}");
         }
-    }
-
-    #[test]
-    fn long_responses_are_cut_between_characters() {
-        let text = "ä".repeat(MAX_MESSAGE_CHARACTERS + 1);
-        assert_eq!(
-            one_line(text.as_bytes()).chars().count(),
-            MAX_MESSAGE_CHARACTERS + 1
-        );
-        assert_eq!(one_line(b"a\n b\tc"), "a b c");
     }
 }

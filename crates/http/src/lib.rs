@@ -4,14 +4,14 @@
 #![forbid(unsafe_code)]
 
 mod client;
+mod failure;
 pub mod login;
 mod resolver;
 mod retry;
 pub mod tls;
 
-pub use client::{
-    Body, Client, ErrorResponse, Failure, Request, Response, one_line, parse_retry_after,
-};
+pub use client::{Body, Client, Request, Response, parse_retry_after};
+pub use failure::{ConnectionProblem, ErrorResponse, Failure, one_line};
 pub use login::{Credentials, Login};
 pub use reqwest::{Method, Url};
 pub use retry::BackOff;

@@ -216,7 +216,7 @@ impl Batch<'_> {
             false => Ok(read_header(&case.input)?),
         };
         if let Ok(header) = &header {
-            check_extent(&header.grid).map_err(|error| with_input(error, case))?;
+            check_extent(&header.grid).map_err(|error| error.caused_by(&case.input))?;
             if !has_results {
                 self.check_memory(case, &header.grid)?;
             }
@@ -254,7 +254,7 @@ impl Batch<'_> {
                 None => Ok(()),
             },
         };
-        checked.map_err(|error| with_input(error, case))
+        checked.map_err(|error| error.caused_by(&case.input))
     }
 
     /// Rescales the image to Hounsfield units if requested, and adds a warning if the values do not look like them.
@@ -321,7 +321,7 @@ impl Batch<'_> {
         };
         let (labels, mut report) = predictor
             .segment_with_probabilities(volume, &on_pieces, sinks)
-            .map_err(|error| with_input(error, case))?;
+            .map_err(|error| error.caused_by(&case.input))?;
         drop(task);
         report.seconds.insert("read".to_owned(), input.seconds);
         let attention = match (self.job.on_attention, cascade) {
@@ -375,7 +375,8 @@ impl Batch<'_> {
     /// file.
     fn finish(
         &self,
-        (probabilities, entropy): (Option<ProbabilityFile>, Option<EntropyFile>),
+        probabilities: Option<ProbabilityFile>,
+        entropy: Option<EntropyFile>,
         image: &VolumeImage,
         report: &mut CascadeReport,
     ) -> Result<Option<SavedProbabilities>> {
@@ -432,19 +433,14 @@ impl Batch<'_> {
         if let (Some(draw), Some(attention)) = (self.job.on_attention, &segmented.attention) {
             draw(case, attention)?;
         }
-        let streamed = (segmented.probabilities, segmented.entropy);
-        writer.probabilities = self.finish(streamed, writer.image, &mut segmented.report)?;
-        let maps = (segmented.labels, masks);
-        let sidecar = writer.write(&case.output, maps, segmented.report)?;
+        writer.probabilities = self.finish(
+            segmented.probabilities,
+            segmented.entropy,
+            writer.image,
+            &mut segmented.report,
+        )?;
+        let sidecar = writer.write(&case.output, segmented.labels, masks, segmented.report)?;
         Ok(Outcome::Written(Box::new(sidecar)))
-    }
-}
-
-/// Adds the volume's path to an error that it caused.
-fn with_input(error: Error, case: &PredictCase) -> Error {
-    match error {
-        Error::Invalid(problem) => Error::file(&case.input, problem),
-        other => other,
     }
 }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use ctseg_base::atomic_file::{parent_of, temporary_file};
 use ctseg_base::progress::Observer;
 use ctseg_base::temp_files::remove_stale_temp_files;
+use ctseg_base::text::bytes::decimal;
 use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
 use ctseg_core::inference::stage::check_extent;
@@ -97,8 +98,8 @@ fn check_space(folder: &Path, free: u64, cases: &[PredictCase], results: &Result
         folder,
         format!(
             "too little disk space: the results need about {}, and {} are free; free some space or choose another -o",
-            in_mb(needed),
-            in_mb(free)
+            decimal(needed),
+            decimal(free)
         ),
     ))
 }
@@ -160,10 +161,6 @@ fn map_bytes(cases: &[&PredictCase], results: &Results) -> u64 {
     let all = voxels.into_iter().fold(0, u64::saturating_add);
     let shrunk = (shrunk.saturating_mul(all) / 20).saturating_add(shrunk.saturating_mul(most));
     whole.saturating_mul(all).saturating_add(shrunk)
-}
-
-fn in_mb(bytes: u64) -> String {
-    format!("{:.1} MB", bytes as f64 / 1e6)
 }
 
 #[cfg(test)]
@@ -240,7 +237,7 @@ mod tests {
         let error = check_space(folder.path(), 1 << 20, &cases, &wide).unwrap_err();
         let error = error.to_string();
         assert!(
-            error.contains("too little disk space") && error.contains("MB are free"),
+            error.contains("too little disk space") && error.contains("1.0 MB are free"),
             "{error}"
         );
         // Existing results need no more space, and files with holes are no volumes.

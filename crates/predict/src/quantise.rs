@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use ctseg_base::mean::mean;
 use ctseg_base::progress::Observer;
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::content::image_sha256;
@@ -193,13 +194,4 @@ fn evaluate(
         dice: dice.into_iter().map(mean).collect(),
         seconds,
     })
-}
-
-fn mean(values: impl IntoIterator<Item = f64>) -> Option<f64> {
-    let (sum, count) = values
-        .into_iter()
-        .fold((0.0, 0usize), |(sum, count), value| {
-            (sum + value, count + 1)
-        });
-    (count > 0).then(|| sum / count as f64)
 }

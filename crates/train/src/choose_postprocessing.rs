@@ -53,6 +53,18 @@ pub struct PostprocessingSearch<'a> {
     pub stop: &'a AtomicBool,
 }
 
+/// The result of a [`PostprocessingSearch`].
+pub struct PostprocessingChoice {
+    pub chosen: Option<Postprocessing>,
+    pub tried: Vec<Candidate>,
+}
+
+/// Mean Dice of each structure without and with post-processing.
+struct MeanDice {
+    without: Means,
+    with: Means,
+}
+
 /// Dice by structure, candidate step list and case.
 type Scores = Vec<Vec<Vec<Option<f64>>>>;
 
@@ -63,14 +75,14 @@ impl PostprocessingSearch<'_> {
     ///
     /// # Errors
     /// Label maps that cannot be read; [`Error::Interrupted`] when stopped.
-    pub fn choose(
-        &self,
-        observer: &dyn Observer,
-    ) -> Result<(Option<Postprocessing>, Vec<Candidate>)> {
+    pub fn choose(&self, observer: &dyn Observer) -> Result<PostprocessingChoice> {
         let config = &self.recipe.postprocessing;
         let by_hand = Postprocessing::by_hand(self.recipe);
         if self.maps.is_empty() || !config.choose && by_hand.is_none() {
-            return Ok((by_hand, Vec::new()));
+            return Ok(PostprocessingChoice {
+                chosen: by_hand,
+                tried: Vec::new(),
+            });
         }
         let structures = &self.dataset.structures;
         let mut kept: Vec<Vec<Step>> = structures
@@ -89,7 +101,7 @@ impl PostprocessingSearch<'_> {
                 self.maps.len()
             ));
         }
-        let (before, after) = self.drop_harmful(&mut kept)?;
+        let dice = self.drop_harmful(&mut kept)?;
         let mut chosen = Postprocessing {
             cases: self.maps.len(),
             smallest_gain: config.smallest_gain,
@@ -103,13 +115,16 @@ impl PostprocessingSearch<'_> {
             let name = structures[index].name.clone();
             let cleaning = StructurePostprocessing {
                 by_hand: config.steps.contains_key(&name),
-                dice_before: before[index],
-                dice_after: after[index],
+                dice_before: dice.without[index],
+                dice_after: dice.with[index],
                 steps,
             };
             chosen.structures.insert(name, cleaning);
         }
-        Ok(((!chosen.structures.is_empty()).then_some(chosen), tried))
+        Ok(PostprocessingChoice {
+            chosen: (!chosen.structures.is_empty()).then_some(chosen),
+            tried,
+        })
     }
 
     /// Tries the alternatives of one kind for all structures at once.
@@ -163,14 +178,13 @@ impl PostprocessingSearch<'_> {
         Ok(())
     }
 
-    /// Mean Dice of each structure without and with post-processing. Structures whose Dice falls lose their steps,
-    /// unless the steps were set by hand.
-    fn drop_harmful(&self, kept: &mut [Vec<Step>]) -> Result<(Means, Means)> {
+    /// Structures whose Dice falls lose their steps, unless the steps were set by hand.
+    fn drop_harmful(&self, kept: &mut [Vec<Step>]) -> Result<MeanDice> {
         let structures = &self.dataset.structures;
         let none = vec![Vec::new(); structures.len()];
-        let before = self.means_applied(&none)?;
+        let without = self.means_applied(&none)?;
         loop {
-            let after = self.means_applied(kept)?;
+            let with = self.means_applied(kept)?;
             let by_hand = |index: usize| {
                 self.recipe
                     .postprocessing
@@ -178,11 +192,11 @@ impl PostprocessingSearch<'_> {
                     .contains_key(&structures[index].name)
             };
             let harmed = (0..structures.len()).find(|index| {
-                !by_hand(*index) && !kept[*index].is_empty() && after[*index] < before[*index]
+                !by_hand(*index) && !kept[*index].is_empty() && with[*index] < without[*index]
             });
             match harmed {
                 Some(index) => kept[index].clear(),
-                None => return Ok((before, after)),
+                None => return Ok(MeanDice { without, with }),
             }
         }
     }

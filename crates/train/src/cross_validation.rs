@@ -75,7 +75,7 @@ pub fn predict_out_of_fold(job: &OutOfFoldJob, observer: &dyn Observer) -> Resul
     let task = observer.task("out-of-fold predictions", cases.len() as u64, "cases");
     let mut maps = Vec::new();
     let mut out_of_time = false;
-    for (case, position) in &cases {
+    for held_out in &cases {
         check_stop(job.stop, || {
             "held-out cases were being predicted".to_owned()
         })?;
@@ -90,8 +90,8 @@ pub fn predict_out_of_fold(job: &OutOfFoldJob, observer: &dyn Observer) -> Resul
             ));
             break;
         }
-        match catch_panic(|| networks.predict_case(job, *case, *position)) {
-            Ok(path) => maps.push((*case, path)),
+        match catch_panic(|| networks.predict_case(job, held_out)) {
+            Ok(path) => maps.push((held_out.case, path)),
             Err(error) => observer.warn(&format!("not predicted: {error}")),
         }
         task.advance(1);
@@ -113,9 +113,22 @@ pub fn predict_out_of_fold(job: &OutOfFoldJob, observer: &dyn Observer) -> Resul
 /// The networks of a stage, by fold position.
 struct Networks {
     stage: Stage,
-    /// By position: fold number, held-out cases, hash of everything that determines its label maps.
-    folds: Vec<(usize, Vec<String>, String)>,
+    folds: Vec<FoldNetwork>,
     structures: Vec<Structure>,
+}
+
+/// The network of one fold.
+struct FoldNetwork {
+    fold: usize,
+    held_out: Vec<String>,
+    /// The hash of everything that determines its label maps.
+    hash: String,
+}
+
+/// A case, and the position of the network that was not trained on it.
+struct HeldOutCase {
+    case: usize,
+    position: usize,
 }
 
 impl Networks {
@@ -128,10 +141,14 @@ impl Networks {
             Region::Whole => None,
         };
         let folds = manifest.map_or(&[][..], |stage| &stage.folds);
-        let folds = folds.iter().zip(&weights).map(|(fold, weights)| {
-            let hash = weights_sha256(weights, stage1);
-            (fold.fold, fold.held_out.clone(), hash)
-        });
+        let folds = folds
+            .iter()
+            .zip(&weights)
+            .map(|(fold, weights)| FoldNetwork {
+                fold: fold.fold,
+                held_out: fold.held_out.clone(),
+                hash: weights_sha256(weights, stage1),
+            });
         let union = Structure {
             value: 1,
             name: UNION.to_owned(),
@@ -151,24 +168,25 @@ impl Networks {
         self.stage.recipe.structures == Target::Union
     }
 
-    /// Cases with the position of the network that was not trained on them.
-    fn held_out(&self, job: &OutOfFoldJob) -> Vec<(usize, usize)> {
+    fn held_out(&self, job: &OutOfFoldJob) -> Vec<HeldOutCase> {
         let position = |case: usize| {
             let id = &job.dataset.cases[case].id;
             let mut folds = self.folds.iter();
-            folds.position(|(fold, held_out, _)| job.folds.contains(fold) && held_out.contains(id))
+            folds.position(|own| job.folds.contains(&own.fold) && own.held_out.contains(id))
         };
         let cases = job.dataset.training_cases().into_iter();
-        cases
-            .filter_map(|case| Some((case, position(case)?)))
-            .collect()
+        let held_out = cases.filter_map(|case| {
+            let position = position(case)?;
+            Some(HeldOutCase { case, position })
+        });
+        held_out.collect()
     }
 
     /// Predicts one case, unless its label map exists already; returns its path.
-    fn predict_case(&self, job: &OutOfFoldJob, case: usize, position: usize) -> Result<PathBuf> {
+    fn predict_case(&self, job: &OutOfFoldJob, held_out: &HeldOutCase) -> Result<PathBuf> {
         let started = Instant::now();
-        let (fold, _, hash) = &self.folds[position];
-        let case_files = &job.dataset.cases[case];
+        let FoldNetwork { fold, hash, .. } = &self.folds[held_out.position];
+        let case_files = &job.dataset.cases[held_out.case];
         let name = case_files.id.replace(['/', '\\'], "_");
         let path = job.folder.join(format!("{name}.nii.gz"));
         let input_sha256 = job.dataset.copies.read(&case_files.image, file_sha256)?;
@@ -177,7 +195,7 @@ impl Networks {
             return Ok(path);
         }
         let image = job.dataset.load_image(case_files)?;
-        let (labels, roi) = self.segment_case(job, case, position, &image.volume)?;
+        let (labels, roi) = self.segment_case(job, held_out, &image.volume)?;
         let report = CascadeReport {
             roi,
             roi_share: roi.map(|roi| roi.voxels() as f64 / image.volume.grid.voxels() as f64),
@@ -212,7 +230,7 @@ impl Networks {
             started,
         };
         writer.start(&path, writer.outputs.files(&path, &structures))?;
-        writer.write(&path, (labels, None), report)?;
+        writer.write(&path, labels, None, report)?;
         Ok(path)
     }
 
@@ -220,8 +238,7 @@ impl Networks {
     fn segment_case(
         &self,
         job: &OutOfFoldJob,
-        case: usize,
-        position: usize,
+        held_out: &HeldOutCase,
         volume: &Volume,
     ) -> Result<(LabelMap, Option<VoxelBox>)> {
         let source = volume.grid;
@@ -229,13 +246,13 @@ impl Networks {
         let recipe = &self.stage.recipe;
         let stage_one = job
             .stage_one
-            .get(&case)
+            .get(&held_out.case)
             .filter(|_| recipe.region == Region::Roi);
         let region = stage_one.map_or(VoxelBox::whole(ras.shape), |result| result.region);
         let grid = network_grid(recipe, &source, &region);
         let prior = stage_one.map(|result| &result.prior);
         let input = network_input(recipe, volume, &grid, prior)?;
-        let logits = self.stage.logits_of_fold(position, input.view())?;
+        let logits = self.stage.logits_of_fold(held_out.position, input.view())?;
         drop(input);
         self.stage.release_memory()?;
         let values: Vec<u16> = self.structures.iter().map(|s| s.value).collect();

@@ -86,7 +86,7 @@ fn draw_case(
         return Ok(false);
     };
     let (_, mut prediction) = read_label_map(map)?;
-    let Some((mut truth, _)) = reference.load_on(id, (map, &prediction.grid))? else {
+    let Some((mut truth, _)) = reference.load_on(id, map, &prediction.grid)? else {
         return Ok(false);
     };
     let image = dataset.load_image(&dataset.cases[*case])?;

@@ -179,7 +179,7 @@ fn settings_file(named: Option<&Path>, findings: &mut Vec<Finding>) -> Config {
     match Config::read(named) {
         Ok(config) => {
             let read = files(named).into_iter();
-            let read: Vec<String> = read.map(|(file, _)| file.display().to_string()).collect();
+            let read: Vec<String> = read.map(|file| file.path.display().to_string()).collect();
             let found = match read.as_slice() {
                 [] => format!("no {FILE} in the working folder, none specified"),
                 [file] => file.clone(),

@@ -12,6 +12,7 @@ use crate::cli::outcome::Outcome;
 use crate::cli::print::print_out;
 use crate::cli::settings::Settings;
 use ctseg_base::atomic_file::write_bytes_atomically;
+use ctseg_base::text::bytes::binary;
 use ctseg_base::text::printable::Shown;
 use ctseg_base::text::table::table;
 use ctseg_base::{Error, Result};
@@ -68,27 +69,27 @@ pub fn run(args: PlanArgs, settings: &Settings) -> anyhow::Result<Outcome> {
         write_bytes_atomically(&path, planned.text.as_bytes())?;
         if !planned.fits {
             observer.warn(&format!(
-                "{}: even the smallest patch needs {:.1} GiB; raise --memory to at least that",
+                "{}: even the smallest patch needs {}; raise --memory to at least that",
                 path.shown(),
-                budget.bytes_needed(&planned.estimate) as f64 / GIB
+                binary(budget.bytes_needed(&planned.estimate))
             ));
         }
     }
-    let (figures, value) = described(&fingerprint)?;
+    let described = described(&fingerprint)?;
     let fingerprint_path = args.output.join("fingerprint.json");
     write_bytes_atomically(
         &fingerprint_path,
-        format!("{:#}\n", value["fingerprint"]).as_bytes(),
+        format!("{:#}\n", described.json["fingerprint"]).as_bytes(),
     )?;
     if settings.json {
         let plans: Vec<Value> = recipes
             .iter()
             .map(|planned| as_json(planned, budget))
             .collect();
-        let value = json!({"folder": args.output, "fingerprint": value["fingerprint"], "memory_bytes": budget.bytes, "recipes": plans});
+        let value = json!({"folder": args.output, "fingerprint": described.json["fingerprint"], "memory_bytes": budget.bytes, "recipes": plans});
         print_out(&format!("{value:#}\n"));
     } else {
-        print_out(&figures);
+        print_out(&described.text);
         print_out(&overview(&recipes, budget));
         print_out(&format!(
             "recipes in {0}; train with 'ctseg fit --stage {0}/coarse.toml --data {1}'\n",

@@ -9,6 +9,7 @@ use crate::cli::args::reading::ReadingArgs;
 use crate::cli::outcome::Outcome;
 use crate::cli::print::print_out;
 use crate::cli::settings::Settings;
+use ctseg_base::text::bytes::decimal;
 use ctseg_base::text::printable::Shown;
 use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
@@ -134,9 +135,9 @@ pub fn print_written(written: &Written, to: &Destination, as_json: bool) {
         return;
     }
     print_out(&format!(
-        "{} ({:.1} MB, {} in pictures); {} in {}\n",
+        "{} ({}, {} in pictures); {} in {}\n",
         to.file.shown(),
-        written.bytes as f64 / 1e6,
+        decimal(written.bytes as u64),
         counted(written.cases, "case"),
         counted(written.pictures.len(), "picture"),
         to.pictures.shown()

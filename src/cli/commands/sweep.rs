@@ -13,7 +13,7 @@ use crate::cli::args::tracking::MlflowArgs;
 use crate::cli::env::nnunet_preprocessed;
 use crate::cli::outcome::Outcome;
 use crate::cli::print::print_out;
-use crate::cli::resume::{Given, TRACKED_ALREADY, moved_data};
+use crate::cli::resume::{DataPaths, Given, TRACKED_ALREADY, moved_data};
 use crate::cli::settings::Settings;
 use crate::cli::signals::stop_on_signals;
 use ctseg_base::atomic_file::write_bytes_atomically;
@@ -116,7 +116,7 @@ pub fn run(args: SweepArgs, given: &Given, settings: &Settings) -> anyhow::Resul
     let stop = stop_on_signals()?;
     args.limit.watch(&stop, &observer)?;
     let storage = args.storage.storage(&settings.config)?;
-    let (sweep_settings, dataset) = opened((&args, given), settings, observer.as_ref())?;
+    let (sweep_settings, dataset) = opened(&args, given, settings, observer.as_ref())?;
     let dataset = storage.staged(dataset, &stop, observer.as_ref())?;
     // Refuse invalid trials before a folder is created.
     sweep_settings.trials()?;
@@ -172,7 +172,8 @@ fn print_table(job: &SweepJob, rows: &[TrialRow], as_json: bool) {
 
 /// The resumed or new sweep, and its dataset with its folds.
 fn opened(
-    (args, given): (&SweepArgs, &Given),
+    args: &SweepArgs,
+    given: &Given,
     settings: &Settings,
     observer: &dyn Observer,
 ) -> Result<(SweepSettings, Dataset)> {
@@ -180,7 +181,7 @@ fn opened(
         Dataset::open_in(&sweep.dataset, sweep.data_root.as_deref())?.read_as(sweep.reading)
     };
     if let Some(folder) = &args.resume {
-        let sweep = resumed(folder, (args, given), settings)?;
+        let sweep = resumed(folder, args, given, settings)?;
         let mut dataset = of(&sweep)?;
         if let Some(name) = RunData::name_of(folder)? {
             dataset.name = name;
@@ -199,16 +200,20 @@ fn opened(
 /// The settings of the sweep in `folder`, with the data paths of the command line.
 fn resumed(
     folder: &Path,
-    (args, given): (&SweepArgs, &Given),
+    args: &SweepArgs,
+    given: &Given,
     settings: &Settings,
 ) -> Result<SweepSettings> {
     let stored = SweepSettings::read(folder)?;
-    let named = (args.data.clone(), args.data_root.clone());
-    let there = (stored.dataset.clone(), stored.data_root.clone());
-    let (dataset, data_root) = moved_data(given, there, named, settings)?;
+    let before = DataPaths {
+        data: stored.dataset.clone(),
+        data_root: stored.data_root.clone(),
+    };
+    let (data, data_root) = (args.data.clone(), args.data_root.clone());
+    let found = moved_data(given, before, data, data_root, settings)?;
     Ok(SweepSettings {
-        dataset: absolute(&dataset)?,
-        data_root: data_root.as_deref().map(absolute).transpose()?,
+        dataset: absolute(&found.data)?,
+        data_root: found.data_root.as_deref().map(absolute).transpose()?,
         ..stored
     })
 }

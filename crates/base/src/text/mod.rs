@@ -1,7 +1,8 @@
-//! Text output (tables, counts, lists, file names, suggestions for mistyped names) with control characters escaped, and
+//! Text output (tables, counts, bytes, lists, file names, suggestions for mistyped names) with control characters escaped, and
 //! text files of other programs.
 
 pub mod by_structure;
+pub mod bytes;
 pub mod csv_cell;
 pub mod file;
 pub mod os_text;

@@ -136,10 +136,13 @@ impl DatasetImages {
             }
             Some(DetectedLayout::Json(json)) => {
                 let folders = below(["imagesTr", "imagesTs"]);
-                Ok(match json_layouts::images(root, &json, &folders)? {
-                    Some((layout, Some(files))) => of(layout, files, Vec::new()),
-                    Some((layout, None)) if !folders.is_empty() => of(layout, Vec::new(), folders),
-                    _ => None,
+                let Some(listed) = json_layouts::images(root, &json, &folders)? else {
+                    return Ok(None);
+                };
+                Ok(match listed.files {
+                    Some(files) => of(listed.layout, files, Vec::new()),
+                    None if folders.is_empty() => None,
+                    None => of(listed.layout, Vec::new(), folders),
                 })
             }
             Some(DetectedLayout::Plain) => {

@@ -21,6 +21,7 @@ use ctseg_base::cancel::check_stop;
 use ctseg_base::limits::spawn::spawn_scoped;
 use ctseg_base::progress::{Observer, Task};
 use ctseg_base::temp_files::remove_stale_temp_files;
+use ctseg_base::text::bytes::decimal;
 use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result, regular_file};
 
@@ -67,12 +68,12 @@ pub fn staged(
     }
     let copies = std::mem::take(&mut *staging.locked(&staging.copies));
     observer.info(&format!(
-        "scratch {}: {} of {}; {} of them ({:.2} GB) copied now in {:.0} s",
+        "scratch {}: {} of {}; {} of them ({}) copied now in {:.0} s",
         staging.folder.display(),
         counted(copies.len(), "file"),
         counted(staging.cases.len(), "case"),
         staging.copied_files.load(Ordering::Relaxed),
-        staging.copied_bytes.load(Ordering::Relaxed) as f64 / 1e9,
+        decimal(staging.copied_bytes.load(Ordering::Relaxed)),
         started.elapsed().as_secs_f64()
     ));
     Ok(Dataset {
@@ -136,9 +137,9 @@ impl Staging {
         Err(Error::file(
             &self.folder,
             format!(
-                "not enough space: the dataset needs {:.2} GB more, {:.2} GB are free",
-                needed as f64 / 1e9,
-                free as f64 / 1e9
+                "not enough space: the dataset needs {} more, {} are free",
+                decimal(needed),
+                decimal(free)
             ),
         ))
     }
@@ -153,7 +154,7 @@ impl Staging {
             copy()?;
             for thread in others {
                 let ended = thread.join();
-                ended.unwrap_or_else(|_| Err(Error::invalid("internal: a copy panicked")))?;
+                ended.unwrap_or_else(|_| Err(Error::internal("a copy panicked")))?;
             }
             Ok(())
         })

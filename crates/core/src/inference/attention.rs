@@ -79,7 +79,7 @@ impl Cascade {
         let model = self
             .models()
             .first()
-            .ok_or_else(|| Error::invalid("internal: inference without a model"))?;
+            .ok_or_else(|| Error::internal("inference without a model"))?;
         let placement = model.placement(volume);
         let grid = match &placement {
             Some(placement) => placement.grid,

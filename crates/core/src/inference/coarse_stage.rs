@@ -14,6 +14,7 @@ use crate::model::bundle::Bundle;
 use crate::model::known_cases::KnownCases;
 use ctseg_base::Result;
 use ctseg_base::cancel::check_stop;
+use ctseg_base::mean::mean;
 use ctseg_base::progress::Observer;
 use ctseg_base::text::words::listed;
 use ctseg_engine::device::Compute;
@@ -155,13 +156,10 @@ impl RoiQuality {
             recalls.extend(recall_inside(&labels, &region));
             shares.push(region.voxels() as f64 / labels.grid.voxels() as f64);
         }
-        let mean = |values: &[f64]| {
-            (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
-        };
         Ok(Self {
-            mean_recall: mean(&recalls),
+            mean_recall: mean(recalls.iter().copied()),
             lowest_recall: recalls.iter().copied().reduce(f64::min),
-            mean_share: mean(&shares),
+            mean_share: mean(shares),
             cases: recalls.len(),
         })
     }

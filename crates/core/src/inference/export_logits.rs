@@ -105,8 +105,8 @@ pub fn export_logits(
     let mut labels = LabelMap::empty(*target.source);
     let map = map_between(target.source, target.common)?;
     let Some(covered) = covered(&map, target.source, target.common) else {
-        return Err(Error::invalid(
-            "internal: the region of interest lies outside the volume",
+        return Err(Error::internal(
+            "the region of interest lies outside the volume",
         ));
     };
     for chunk in target.chunks(&map, &covered) {
@@ -119,7 +119,7 @@ pub fn export_logits(
         if !sinks.is_empty() {
             for slab in slabs(region) {
                 let onto = target.source.cropped(&slab);
-                emit(&mut sinks, &logits, (&from, &onto), &slab, target)?;
+                emit(&mut sinks, &logits, &from, &onto, &slab, target)?;
             }
         }
         // The largest positive logit wins.
@@ -219,7 +219,7 @@ fn mean_logits(
             Some(sum) => sum + &logits,
         });
     }
-    let mut sum = sum.ok_or_else(|| Error::invalid("internal: inference without a model"))?;
+    let mut sum = sum.ok_or_else(|| Error::internal("inference without a model"))?;
     if count > 1 {
         let share = 1.0 / count as f32;
         sum.par_mapv_inplace(|logit| logit * share);
@@ -232,9 +232,7 @@ fn interpolated(stream: &mut Stream, axis: usize, onto: &Grid) -> Result<Array4<
     let map = map_between(onto, &stream.grid)?;
     let along = 2 - axis;
     let Some(own) = map.iter().position(|map| map.axis == along) else {
-        return Err(Error::invalid(
-            "internal: the grids of two models are not parallel",
-        ));
+        return Err(Error::internal("the grids of two models are not parallel"));
     };
     let last = stream.grid.shape[along] as f64 - 1.0;
     let place = |index: usize| (map[own].scale * index as f64 + map[own].offset).clamp(0.0, last);
@@ -267,7 +265,8 @@ fn slabs(region: VoxelBox) -> impl Iterator<Item = VoxelBox> {
 fn emit(
     sinks: &mut [&mut dyn ProbabilitySink],
     logits: &Array4<f32>,
-    (from, onto): (&Grid, &Grid),
+    from: &Grid,
+    onto: &Grid,
     region: &VoxelBox,
     target: &Target,
 ) -> Result<()> {
@@ -324,5 +323,5 @@ fn covered(map: &GridMap, source: &Grid, common: &Grid) -> Option<VoxelBox> {
 
 fn map_between(onto: &Grid, from: &Grid) -> Result<GridMap> {
     onto.map_to(from)
-        .ok_or_else(|| Error::invalid("internal: the grids of region and volume are not parallel"))
+        .ok_or_else(|| Error::internal("the grids of region and volume are not parallel"))
 }

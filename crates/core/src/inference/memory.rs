@@ -231,7 +231,7 @@ impl StageMemory {
         let plane = (grid.voxels() / shape[axis].max(1)) as u64;
         let at_once = stage.parallel_batches().min(shape[0].div_ceil(batch));
         let pass = at_once as u64 * stage.pass_bytes(shape, batch, views)?;
-        let (layer, divided) = planes_bytes(stage, views, (shape, axis), planes, batch * at_once);
+        let planes_bytes = planes_bytes(stage, views, shape, axis, planes, batch * at_once);
         let region = chunk_shape(source, &grid, axis, chunk_planes);
         let region_voxels = region.into_iter().product::<usize>() as u64;
         let logits_voxels = plane * planes as u64;
@@ -244,9 +244,9 @@ impl StageMemory {
                 true => pass,
                 false => 0,
             },
-            layer,
+            layer: planes_bytes.held,
             logits: FLOAT * maps * logits_voxels,
-            divided,
+            divided: planes_bytes.divided,
             restore: LABELS * region_voxels
                 + restore_bytes([region[2], region[1]], region_voxels, logits_voxels),
         })
@@ -267,15 +267,23 @@ impl StageMemory {
     }
 }
 
-/// Bytes of the planes in memory (`planes` of a chunk, and those of one layer of patches or of `slices` beyond it),
-/// and of the copies that are converted to logits in parallel.
+/// Bytes of planes.
+struct PlanesBytes {
+    /// Held in memory.
+    held: u64,
+    /// Copies that are converted to logits in parallel.
+    divided: u64,
+}
+
+/// Bytes of `planes` of a chunk, and of those of one layer of patches or of `slices` beyond it.
 fn planes_bytes(
     stage: &Stage,
     views: usize,
-    (shape, axis): ([usize; 3], usize),
+    shape: [usize; 3],
+    axis: usize,
     planes: usize,
     slices: usize,
-) -> (u64, u64) {
+) -> PlanesBytes {
     let recipe = &stage.recipe;
     let maps = stage.maps();
     if !recipe.is_patch_based() {
@@ -283,17 +291,20 @@ fn planes_bytes(
         let multiple = recipe.network.multiple();
         let plane = padded_size(shape[1], multiple[1]) * padded_size(shape[2], multiple[2]);
         let there = (planes + slices).min(shape[axis]);
-        return (FLOAT * (maps * plane * there) as u64, 0);
+        return PlanesBytes {
+            held: FLOAT * (maps * plane * there) as u64,
+            divided: 0,
+        };
     }
     let grid = PatchGrid::new(recipe, shape);
     let plane = grid.layer_voxels(axis) / grid.patch[axis].max(1);
     let there = (planes + grid.patch[axis]).min(grid.padded[axis]);
     let added = stage.accumulated_maps(views);
     let divided = (added + maps) * plane * planes.min(rayon::current_num_threads());
-    (
-        FLOAT * (added * plane * there) as u64,
-        FLOAT * divided as u64,
-    )
+    PlanesBytes {
+        held: FLOAT * (added * plane * there) as u64,
+        divided: FLOAT * divided as u64,
+    }
 }
 
 /// # Errors

@@ -129,7 +129,7 @@ impl Cascade {
             "check the spacing in its header, use a machine with more memory, or pass --max-ram {} to try anyway",
             megabytes(needed.bytes())
         );
-        Err(Error::invalid(needed.message(&available, &advice)))
+        Err(Error::out_of_memory(needed.message(&available, &advice)))
     }
 }
 

@@ -19,7 +19,7 @@ pub(super) fn input_bytes(recipe: &Recipe, source: &Grid, grid: &Grid, prior_vox
     let input = FLOAT * recipe.channels() as u64 * onto;
     let filled = FLOAT * onto + input;
     if let Some(nnunet) = &recipe.nnunet {
-        return nnunet_bytes(nnunet, (all, onto), (resampled, input)).max(filled);
+        return nnunet_bytes(nnunet, all, onto, resampled, input).max(filled);
     }
     let joined = match recipe.prior {
         // The channels, the prior and their concatenation.
@@ -29,11 +29,8 @@ pub(super) fn input_bytes(recipe: &Recipe, source: &Grid, grid: &Grid, prior_vox
     resampled.max(filled).max(joined)
 }
 
-fn nnunet_bytes(
-    nnunet: &NnunetConfig,
-    (all, onto): (u64, u64),
-    (resampled, input): (u64, u64),
-) -> u64 {
+/// `all` and `onto` are the voxels of the volume and of the input, `resampled` and `input` bytes.
+fn nnunet_bytes(nnunet: &NnunetConfig, all: u64, onto: u64, resampled: u64, input: u64) -> u64 {
     let masked = matches!(
         nnunet.normalisation,
         NnunetNormalisation::ZScore { masked: true }

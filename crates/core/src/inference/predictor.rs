@@ -41,8 +41,8 @@ impl Predictor {
                 MultiPartPredictor::load(model, opened, options, rough.transpose()?)
                     .map(Self::MultiPart)
             }
-            Models::MultiPart(_, None) => Err(Error::invalid(
-                "internal: a multi-part model is loaded before its parts are chosen",
+            Models::MultiPart(_, None) => Err(Error::internal(
+                "a multi-part model is loaded before its parts are chosen",
             )),
         }
     }

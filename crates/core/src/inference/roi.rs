@@ -98,9 +98,9 @@ pub fn find_roi(prior: &Prior, source: &Grid, config: &RoiConfig) -> Result<Roi>
 /// Maps `region` from the grid `from` to the smallest box of the grid `onto` that covers it; the grids must be
 /// parallel.
 pub fn map_box(region: &VoxelBox, from: &Grid, onto: &Grid) -> Result<VoxelBox> {
-    let map = from.map_to(onto).ok_or_else(|| {
-        Error::invalid("internal: the grids of region and volume are not parallel")
-    })?;
+    let map = from
+        .map_to(onto)
+        .ok_or_else(|| Error::internal("the grids of region and volume are not parallel"))?;
     let mut mapped = VoxelBox {
         start: [0; 3],
         end: [0; 3],

@@ -89,8 +89,8 @@ impl<'a> Planes<'a> {
         let flat = pass.recipe.network.dimensions() == 2;
         let is_patch_based = pass.recipe.is_patch_based();
         if shape.contains(&0) || axis > 1 || (flat && axis != 0) {
-            return Err(Error::invalid(format!(
-                "internal: planes along axis {axis} of an input of {shape:?} voxels"
+            return Err(Error::internal(format!(
+                "planes along axis {axis} of an input of {shape:?} voxels"
             )));
         }
         let mode = match is_patch_based {
@@ -121,8 +121,8 @@ impl<'a> Planes<'a> {
     pub fn take(&mut self, range: Range<usize>) -> Result<Array4<f32>> {
         let before = self.padding_before()[self.axis];
         if range.start + before < self.first || range.end > self.count() || range.is_empty() {
-            return Err(Error::invalid(format!(
-                "internal: planes {range:?} of {} with padding {before}, but those before {} have been released",
+            return Err(Error::internal(format!(
+                "planes {range:?} of {} with padding {before}, but those before {} have been released",
                 self.count(),
                 self.first
             )));
@@ -164,7 +164,7 @@ impl<'a> Planes<'a> {
                 .slice_axis_mut(Axis(self.axis + 1), (plane..plane + 1).into())
                 .assign(&logits);
         }
-        result.ok_or_else(|| Error::invalid("internal: an input without planes"))
+        result.ok_or_else(|| Error::internal("an input without planes"))
     }
 
     fn release(&mut self, before: usize) {
@@ -201,7 +201,7 @@ impl<'a> Planes<'a> {
     /// Computes one batch of patches and adds it to the planes that it overlaps.
     fn next_patches(&mut self) -> Result<()> {
         let Mode::Patches(patches) = &mut self.mode else {
-            return Err(Error::invalid("internal: patches from a network on slices"));
+            return Err(Error::internal("patches from a network on slices"));
         };
         let until = (patches.done + self.pass.batch).min(patches.corners.len());
         let corners = &patches.corners[patches.done..until];
@@ -212,7 +212,7 @@ impl<'a> Planes<'a> {
         let placed: Vec<([usize; 3], ArrayView4<f32>)> = placed
             .map(|(corner, values)| Ok((*corner, ArrayView4::from_shape(patch, values)?)))
             .collect::<std::result::Result<_, ndarray::ShapeError>>()
-            .map_err(|error| Error::invalid(format!("internal: {error}")))?;
+            .map_err(|error| Error::internal(error.to_string()))?;
         let grid = &patches.grid;
         let [b, c] = other_axes(self.axis);
         let size = (shape[1], grid.padded[b], grid.padded[c]);
@@ -263,8 +263,7 @@ impl<'a> Planes<'a> {
             .zip(range)
             .try_for_each(|(to, index)| {
                 let plane = self.planes.get(index - self.first);
-                let plane =
-                    plane.ok_or_else(|| Error::invalid("internal: a plane has been released"))?;
+                let plane = plane.ok_or_else(|| Error::internal("a plane has been released"))?;
                 match &self.mode {
                     Mode::Slices => assign(to, plane, &inside),
                     Mode::Patches(patches) => {
@@ -291,7 +290,7 @@ fn assign(mut to: ArrayViewMut3<f32>, plane: &Array3<f32>, [rows, columns]: &[Ra
 
 /// The head's logits of a plane of features: (structure, …).
 fn logits_of(plane: Array3<f32>, head: &Head) -> Result<Array3<f32>> {
-    let internal = |error: ndarray::ShapeError| Error::invalid(format!("internal: {error}"));
+    let internal = |error: ndarray::ShapeError| Error::internal(error.to_string());
     let (features, height, width) = plane.dim();
     let flat: Array2<f32> = plane
         .into_shape_with_order((features, height * width))
@@ -339,7 +338,7 @@ impl Pass<'_> {
         planes
             .map(|plane| Array3::from_shape_vec((maps, height, width), plane.to_vec()))
             .collect::<std::result::Result<_, _>>()
-            .map_err(|error| Error::invalid(format!("internal: {error}")))
+            .map_err(|error| Error::internal(error.to_string()))
     }
 
     /// Logits or features of a batch of patches: (patch, map, z, y, x), flattened, and that shape.

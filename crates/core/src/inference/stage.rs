@@ -12,6 +12,7 @@ use crate::model::manifest::weights_file;
 use crate::recipe::Recipe;
 use crate::recipe::output_maps::output_maps;
 use ctseg_base::limits::memory::limit;
+use ctseg_base::text::bytes::binary;
 use ctseg_base::{Error, Result};
 use ctseg_engine::device::Compute;
 use ctseg_engine::inference::Inference;
@@ -83,7 +84,7 @@ pub fn network_input(
         Axis(0),
         &[channels.view(), prior.insert_axis(Axis(0)).view()],
     )
-    .map_err(|error| Error::invalid(format!("internal: channels of different shapes: {error}")))
+    .map_err(|error| Error::internal(format!("channels of different shapes: {error}")))
 }
 
 /// No scanner has a longer field of view along any axis.
@@ -116,10 +117,10 @@ pub(super) fn check_memory(recipe: &Recipe, grid: &Grid) -> Result<()> {
         return Ok(());
     };
     let [x, y, z] = grid.shape;
-    Err(Error::invalid(format!(
-        "needs {x} × {y} × {z} voxels at the network's spacing and {} MB of memory for the network's input alone; available: {} MB ({}). Check the spacing in its header",
-        bytes >> 20,
-        limit.bytes >> 20,
+    Err(Error::out_of_memory(format!(
+        "needs {x} × {y} × {z} voxels at the network's spacing and {} of memory for the network's input alone; available: {} ({}). Check the spacing in its header",
+        binary(bytes),
+        binary(limit.bytes),
         limit.source
     )))
 }
@@ -284,8 +285,8 @@ impl Stage {
     /// [`Stage::logits`] from the network of one fold only (its position among the trained ones).
     pub fn logits_of_fold(&self, fold: usize, input: ArrayView4<f32>) -> Result<Array4<f32>> {
         if fold >= self.folds() {
-            return Err(Error::invalid(format!(
-                "internal: the stage has no network for fold {fold}"
+            return Err(Error::internal(format!(
+                "the stage has no network for fold {fold}"
             )));
         }
         input_logits(

@@ -57,7 +57,7 @@ impl Mirroring {
     pub fn new(recipe: &Recipe, structures: &[Structure]) -> Result<Self> {
         if let Some(nnunet) = &recipe.nnunet {
             if nnunet.mirror_axes.is_empty() {
-                return Err(Error::invalid(format!(
+                return Err(Error::unsupported(format!(
                     "--tta: '{}' is an nnU-Net model that was trained without mirroring, or imported with --no-mirroring; remove --tta",
                     recipe.name
                 )));
@@ -67,7 +67,7 @@ impl Mirroring {
         let trained = recipe.training.augmentation();
         let flips = trained.map_or(&[][..], |augmentation| &augmentation.flip_axes);
         if flips.is_empty() {
-            return Err(Error::invalid(format!(
+            return Err(Error::unsupported(format!(
                 "--tta mirrors along the axes that a stage was trained with, and '{}' was trained without mirroring; remove --tta, or train with training.augmentation.flip_axes",
                 recipe.name
             )));
@@ -137,8 +137,7 @@ impl Mirroring {
                 Some(sum) => sum + &found,
             });
         }
-        let sum =
-            sum.ok_or_else(|| Error::invalid("internal: test-time augmentation without views"))?;
+        let sum = sum.ok_or_else(|| Error::internal("test-time augmentation without views"))?;
         let mean = sum / self.views() as f32;
         let (patches, structures, z, y, x) = mean.dim();
         let mean: Vec<f32> = mean.as_standard_layout().iter().copied().collect();
@@ -156,7 +155,7 @@ impl View {
 }
 
 fn internal(error: ndarray::ShapeError) -> Error {
-    Error::invalid(format!("internal: {error}"))
+    Error::internal(error.to_string())
 }
 
 /// For each structure the index of its left-right counterpart, or its own.

@@ -145,7 +145,7 @@ impl MultiPartModel {
     /// It is missing, damaged, or not the one in the manifest.
     pub fn part(&self, part: &PartManifest) -> Result<Bundle> {
         let bundle = Bundle::open(&self.path.join(&part.folder))?;
-        self.check_hash(&part.folder, (&part.sha256, &bundle.sha256()))?;
+        self.check_hash(&part.folder, &part.sha256, &bundle.sha256())?;
         let structures = bundle.structures()?;
         let lookup = part
             .lookup()
@@ -174,7 +174,7 @@ impl MultiPartModel {
         } else {
             Models::Ensemble(vec![Bundle::open(&path)?])
         };
-        self.check_hash(&rough.folder, (&rough.sha256, &models.sha256()))?;
+        self.check_hash(&rough.folder, &rough.sha256, &models.sha256())?;
         let known = models.structures()?;
         let mut named = rough.stands_for.values().flatten();
         match named.find(|name| known.iter().all(|own| own.name != **name)) {
@@ -186,7 +186,7 @@ impl MultiPartModel {
         }
     }
 
-    fn check_hash(&self, folder: &str, (expected, found): (&str, &str)) -> Result<()> {
+    fn check_hash(&self, folder: &str, expected: &str, found: &str) -> Result<()> {
         if expected == found {
             return Ok(());
         }

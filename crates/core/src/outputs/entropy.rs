@@ -52,7 +52,7 @@ impl EntropyFile {
     /// Creates the file beside the label map `output`, for a model with `structures` structures, on `grid`.
     pub fn create(output: &Path, structures: usize, outputs: Outputs, grid: &Grid) -> Result<Self> {
         Ok(Self {
-            file: MapFile::create(Self::path(output), &[], (1, 1), grid)?,
+            file: MapFile::create(Self::path(output), &[], 1, 1, grid)?,
             structures,
             outputs,
             pending: None,
@@ -111,8 +111,8 @@ impl ProbabilitySink for EntropyFile {
             });
         }
         let Some(mut own) = self.pending.take().filter(|own| own.region == *region) else {
-            return Err(Error::invalid(
-                "internal: structures of a region that arrive out of order",
+            return Err(Error::internal(
+                "structures of a region that arrive out of order",
             ));
         };
         match &mut own.rest {

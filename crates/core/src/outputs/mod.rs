@@ -162,7 +162,8 @@ impl Outputs {
         &self,
         output: &Path,
         image: &VolumeImage,
-        (labels, overlapping): (&LabelMap, Option<&OverlappingMasks>),
+        labels: &LabelMap,
+        overlapping: Option<&OverlappingMasks>,
         structures: &BTreeMap<String, u16>,
         statistics: &BTreeMap<String, StructureStatistics>,
     ) -> Result<Vec<PathBuf>> {

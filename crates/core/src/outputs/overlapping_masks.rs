@@ -99,7 +99,7 @@ fn postprocessed(mask: &RunMask, grid: &Grid, steps: &[Step]) -> RunMask {
 impl ProbabilitySink for OverlappingMasks {
     fn put(&mut self, structure: usize, region: &VoxelBox, values: ArrayView3<f32>) -> Result<()> {
         let mask = self.masks.get_mut(structure);
-        let mask = mask.ok_or_else(|| Error::invalid("internal: a map without a structure"))?;
+        let mask = mask.ok_or_else(|| Error::internal("a map without a structure"))?;
         let threshold = self.thresholds.get(structure).copied().unwrap_or(0.5);
         mask.add(region, values, threshold as f32);
         Ok(())

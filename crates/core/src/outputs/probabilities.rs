@@ -103,10 +103,10 @@ impl ProbabilityFile {
             ProbabilityKind::U8 => Vec::new(),
             ProbabilityKind::F16 => numpy_header(structures, grid.shape_zyx()),
         };
-        let size = (structures, kind.bytes());
+        let path = kind.path(output);
         Ok(Self {
             kind,
-            file: MapFile::create(kind.path(output), &head, size, grid)?,
+            file: MapFile::create(path, &head, structures, kind.bytes(), grid)?,
             structures,
         })
     }

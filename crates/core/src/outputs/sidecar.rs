@@ -314,7 +314,8 @@ impl CaseWriter<'_> {
     pub fn write(
         &self,
         output: &Path,
-        (mut labels, mut masks): (LabelMap, Option<OverlappingMasks>),
+        mut labels: LabelMap,
+        mut masks: Option<OverlappingMasks>,
         mut cascade: CascadeReport,
     ) -> Result<Sidecar> {
         let writing = Instant::now();
@@ -332,7 +333,8 @@ impl CaseWriter<'_> {
         let files = self.outputs.write(
             output,
             image,
-            (labels, masks.as_ref()),
+            labels,
+            masks.as_ref(),
             structures,
             &statistics,
         )?;

@@ -32,7 +32,8 @@ impl MapFile {
     pub(super) fn create(
         path: PathBuf,
         header: &[u8],
-        (maps, voxel_bytes): (usize, usize),
+        maps: usize,
+        voxel_bytes: usize,
         grid: &Grid,
     ) -> Result<Self> {
         let mut temporary = temporary_file(parent_of(&path))?;

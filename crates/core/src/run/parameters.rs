@@ -8,8 +8,8 @@ use ctseg_base::{Error, Result};
 pub fn of_recipe(recipe: &Recipe) -> Result<Vec<(String, String)>> {
     let text = recipe.to_toml()?;
     // Via text, where an f32 of 0.1 stays 0.1 instead of 0.10000000149.
-    let table: toml::Table = toml::from_str(&text)
-        .map_err(|error| Error::invalid(format!("internal: {}", one_line(&error))))?;
+    let table: toml::Table =
+        toml::from_str(&text).map_err(|error| Error::internal(one_line(&error)))?;
     let mut parameters = Vec::new();
     add(&mut parameters, "", &table);
     Ok(parameters)

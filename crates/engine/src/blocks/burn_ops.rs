@@ -179,14 +179,12 @@ fn to_rank<const R: usize>(shape: &[usize]) -> Result<[usize; R]> {
 }
 
 fn array<const N: usize>(values: &[usize]) -> Result<[usize; N]> {
-    values.to_vec().try_into().map_err(|_| {
-        Error::invalid(format!(
-            "internal: {} values for {N} spatial axes",
-            values.len()
-        ))
-    })
+    values
+        .to_vec()
+        .try_into()
+        .map_err(|_| Error::internal(format!("{} values for {N} spatial axes", values.len())))
 }
 
 fn no_such_rank(rank: usize) -> Error {
-    Error::invalid(format!("internal: no blocks for tensors of rank {rank}"))
+    Error::internal(format!("no blocks for tensors of rank {rank}"))
 }

@@ -110,11 +110,11 @@ impl ShapeOps {
     ) -> Result<Shape> {
         let weight = conv.weight.lazy_shape().to_vec();
         let [to, from, kernel @ ..] = weight.as_slice() else {
-            return Err(Error::invalid("internal: a convolution without channels"));
+            return Err(Error::internal("a convolution without channels"));
         };
         if *from != x.channels() {
-            return Err(Error::invalid(format!(
-                "internal: {} expects {from} channels, found {}",
+            return Err(Error::internal(format!(
+                "{} expects {from} channels, found {}",
                 self.name(&conv.weight.id),
                 x.channels()
             )));
@@ -203,8 +203,8 @@ impl<const R: usize> Ops<R> for ShapeOps {
 
     fn join(&self, skip: Shape, x: Shape) -> Result<Shape> {
         if skip.0[1..] != x.0[1..] {
-            return Err(Error::invalid(format!(
-                "internal: a skip of {:?} does not match {:?}",
+            return Err(Error::internal(format!(
+                "a skip of {:?} does not match {:?}",
                 skip.0, x.0
             )));
         }
@@ -216,8 +216,8 @@ impl<const R: usize> Ops<R> for ShapeOps {
 
     fn add(&self, a: Shape, b: Shape, _: Activation) -> Result<Shape> {
         if a != b {
-            return Err(Error::invalid(format!(
-                "internal: {:?} and {:?} cannot be added",
+            return Err(Error::internal(format!(
+                "{:?} and {:?} cannot be added",
                 a.0, b.0
             )));
         }
@@ -232,8 +232,8 @@ impl<const R: usize> Ops<R> for ShapeOps {
 
     fn multiply(&self, x: Shape, map: Shape) -> Result<Shape> {
         if x.0[1..] != map.0[1..] {
-            return Err(Error::invalid(format!(
-                "internal: {:?} cannot be multiplied with {:?}",
+            return Err(Error::internal(format!(
+                "{:?} cannot be multiplied with {:?}",
                 x.0, map.0
             )));
         }

@@ -37,7 +37,7 @@ impl Mpi {
                 "initialise",
             )?;
             if provided < required {
-                return Err(Error::invalid(
+                return Err(Error::unsupported(
                     "this MPI lacks thread support (MPI_THREAD_SERIALIZED); use one that has it",
                 ));
             }

@@ -84,7 +84,7 @@ impl BurnLearner {
             let loss = loss.compute_distributed(logits, targets, distances, group)? * weight;
             sum = Some(sum.map_or_else(|| loss.clone(), |sum| sum + loss.clone()));
         }
-        sum.ok_or_else(|| Error::invalid("internal: a network without logits"))
+        sum.ok_or_else(|| Error::internal("a network without logits"))
     }
 
     /// Gradients of the whole batch by parameter name.

@@ -86,7 +86,7 @@ fn all_reduce_flat(group: &ProcessGroup, gradients: &[Tensor], share: f32) -> Re
 /// `values` must be contiguous f32.
 fn all_reduce_in_place(group: &ProcessGroup, values: &mut Tensor) -> Result<()> {
     if values.kind() != tch::Kind::Float || !values.is_contiguous() {
-        return Err(Error::invalid("internal: gradients that are not in f32"));
+        return Err(Error::internal("gradients that are not in f32"));
     }
     let address = values.data_ptr().cast::<f32>();
     let count = values.numel();

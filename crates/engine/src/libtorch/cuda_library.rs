@@ -83,7 +83,7 @@ pub(super) fn use_gpu(gpu: usize) -> Result<()> {
     unsafe {
         let opened = libraries.iter().find_map(|name| Library::new(name).ok());
         let library = opened.ok_or_else(|| {
-            Error::invalid(format!(
+            Error::unsupported(format!(
                 "cannot open any of {}; training on several GPUs needs a libtorch with CUDA",
                 libraries.join(", ")
             ))

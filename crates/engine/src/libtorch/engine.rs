@@ -19,9 +19,9 @@ use crate::host_tensor::Logits;
 use crate::learner::{Learner, LearnerSetup};
 use crate::networks::{Extras, Network};
 use crate::precision::Precision;
-use crate::quantisation::{Convolutions, InputRanges};
+use crate::quantisation::{Convolutions, ConvolutionsFrom, InputRanges};
 use crate::weights::NamedTensors;
-use ctseg_base::{Error, Result};
+use ctseg_base::Result;
 
 /// The libtorch engine.
 pub(crate) struct LibTorch;
@@ -98,10 +98,6 @@ impl Engine for LibTorch {
         memory::cuda_peak(gpu, false).map(Some)
     }
 
-    fn is_out_of_memory(&self, error: &Error) -> bool {
-        memory::is_out_of_memory(error)
-    }
-
     fn learner(
         &self,
         network: Network,
@@ -128,11 +124,11 @@ impl Engine for LibTorch {
         networks: &[Network],
         input: &[f32],
         shape: [usize; 5],
-        convolutions_from: (&Convolutions, usize),
+        convolutions: ConvolutionsFrom,
         compute: &Compute,
         wanted: Extras,
     ) -> Result<Logits> {
-        inference::mean_logits(networks, input, shape, convolutions_from, compute, wanted)
+        inference::mean_logits(networks, input, shape, convolutions, compute, wanted)
     }
 
     fn attention_maps(

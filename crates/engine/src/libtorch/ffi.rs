@@ -5,6 +5,7 @@ use std::ffi::{CStr, c_char, c_double, c_int, c_longlong, c_void};
 use tch::Tensor;
 use torch_sys::C_tensor;
 
+use super::error::libtorch_error;
 use crate::distributed::process_group::ProcessGroup;
 use ctseg_base::cancel::catch_panic;
 use ctseg_base::{Error, Result};
@@ -93,12 +94,7 @@ pub(super) fn checked(status: c_int, error: *mut c_char) -> Result<()> {
         libc::free(error.cast());
         text
     };
-    Err(Error::invalid(format!("libtorch: {}", first_line(&text))))
-}
-
-/// libtorch appends a C++ stack trace to its errors; the first line is the message.
-pub(super) fn first_line(text: &str) -> &str {
-    text.lines().next().unwrap_or(text)
+    Err(libtorch_error(&text))
 }
 
 pub(super) fn pointers(tensors: &[Tensor]) -> Vec<*const C_tensor> {
@@ -116,8 +112,8 @@ pub(super) fn equal_lists<const N: usize>(
     let first = lengths.first().copied().unwrap_or(0);
     match c_int::try_from(first) {
         Ok(count) if lengths == [first; N] => Ok((lists.map(pointers), count)),
-        _ => Err(Error::invalid(format!(
-            "internal: lists of {lengths:?} tensors for libtorch; expected equal lengths"
+        _ => Err(Error::internal(format!(
+            "lists of {lengths:?} tensors for libtorch; expected equal lengths"
         ))),
     }
 }

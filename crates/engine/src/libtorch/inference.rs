@@ -12,7 +12,7 @@ use crate::attention_maps::Map;
 use crate::device::Compute;
 use crate::host_tensor::Logits;
 use crate::networks::{Extras, Network};
-use crate::quantisation::Convolutions;
+use crate::quantisation::{Convolutions, ConvolutionsFrom};
 use ctseg_base::{Error, Result};
 
 /// See [`crate::engine::Engine::mean_logits`].
@@ -20,7 +20,7 @@ pub(super) fn mean_logits(
     networks: &[Network],
     input: &[f32],
     shape: [usize; 5],
-    (convolutions, first): (&Convolutions, usize),
+    convolutions: ConvolutionsFrom,
     compute: &Compute,
     wanted: Extras,
 ) -> Result<Logits> {
@@ -37,14 +37,16 @@ pub(super) fn mean_logits(
         .iter()
         .enumerate()
         .map(|(index, network)| {
-            let outputs = match convolutions {
+            let outputs = match convolutions.all {
                 Convolutions::Plain => outputs(network, &ops, &input, kind, wanted),
                 Convolutions::Recorded(ranges) => {
-                    let ops = Int8Ops::recording(&ranges[first + index]);
+                    let ops = Int8Ops::recording(&ranges[convolutions.first + index]);
                     outputs(network, &ops, &input, kind, wanted)
                 }
                 Convolutions::Int8(quantised) => {
-                    let ops = Int8Ops::using(Quantised::of(quantised[first + index].as_ref())?);
+                    let ops = Int8Ops::using(Quantised::of(
+                        quantised[convolutions.first + index].as_ref(),
+                    )?);
                     outputs(network, &ops, &input, kind, wanted)
                 }
             };
@@ -52,7 +54,7 @@ pub(super) fn mean_logits(
         })
         .collect::<Result<Vec<_>>>()?;
     let mean = match logits.as_slice() {
-        [] => return Err(Error::invalid("internal: a stage without networks")),
+        [] => return Err(Error::internal("a stage without networks")),
         [one] => one.shallow_clone(),
         all => {
             let mut sum = all[0].f_to_kind(Kind::Float).map_err(torch_error)?;
@@ -65,7 +67,7 @@ pub(super) fn mean_logits(
     let shape: Vec<usize> = mean.size().iter().map(|size| *size as usize).collect();
     let shape = shape
         .try_into()
-        .map_err(|_| Error::invalid("internal: logits without five axes"))?;
+        .map_err(|_| Error::internal("logits without five axes"))?;
     Ok((to_values(&mean)?, shape))
 }
 
@@ -88,7 +90,7 @@ pub(super) fn attention_maps(
         let size: Vec<usize> = map.size().iter().map(|side| *side as usize).collect();
         let shape = size
             .try_into()
-            .map_err(|_| Error::invalid("internal: a map without five axes"))?;
+            .map_err(|_| Error::internal("a map without five axes"))?;
         Ok((to_host(map)?, shape))
     };
     outputs.maps.iter().map(plain).collect()

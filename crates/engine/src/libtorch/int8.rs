@@ -103,7 +103,7 @@ impl Quantised {
 
     /// The value made by [`Quantised::boxed`].
     pub fn of(boxed: &(dyn Any + Send + Sync)) -> Result<&Self> {
-        let other = || Error::invalid("internal: another engine's 8-bit integers");
+        let other = || Error::internal("another engine's 8-bit integers");
         boxed.downcast_ref().ok_or_else(other)
     }
 

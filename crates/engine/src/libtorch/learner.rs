@@ -10,7 +10,7 @@ use super::ema::TorchEma;
 use super::ffi::{self, Mode};
 use super::loss_scale::LossScale;
 use super::losses::loss_and_gradient;
-use super::memory::{empty_cache, is_out_of_memory};
+use super::memory::empty_cache;
 use super::module::{for_inference, for_training, outputs, tensors_of};
 use super::ops::{TorchOps, torch_error};
 use super::optimiser::{fused_step, gradient_norm, optimiser_state};
@@ -275,12 +275,13 @@ impl Learner for TorchLearner {
                 Err(error) => error,
             };
             self.forget_gradients();
-            if !is_out_of_memory(&error) || self.setup.micro_batches >= size {
+            let is_out_of_memory = matches!(error, Error::OutOfMemory(_));
+            if !is_out_of_memory || self.setup.micro_batches >= size {
                 return Err(error);
             }
             if !self.setup.group.is_single() {
                 // Other processes may be further ahead in this batch.
-                return Err(Error::invalid(format!(
+                return Err(Error::out_of_memory(format!(
                     "this process's {size} patches of the batch do not fit into memory ({error}); set training.micro_batches={}",
                     (self.setup.micro_batches * 2).clamp(2, size)
                 )));

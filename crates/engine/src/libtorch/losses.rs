@@ -35,8 +35,8 @@ pub(super) fn loss_and_gradient(
         loss.compute_distributed(leaf.clone(), targets.clone(), distances.clone(), group)?;
     let number = f64::from(value.clone().into_scalar::<f32>());
     let gradient = leaf.grad(&(value * scale).backward()).ok_or_else(|| {
-        Error::invalid(format!(
-            "internal: loss {} has no gradient with respect to the logits",
+        Error::internal(format!(
+            "loss {} has no gradient with respect to the logits",
             loss.name()
         ))
     })?;

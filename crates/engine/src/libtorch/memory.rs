@@ -1,9 +1,9 @@
-//! libtorch's memory cache (on the CPU `shim/allocator.cpp`), and handling of out-of-memory errors.
+//! libtorch's memory: peaks, and the cache (on the CPU `shim/allocator.cpp`).
 
 use std::ffi::{c_char, c_int, c_ulonglong};
 
 use super::ffi::checked;
-use ctseg_base::{Error, Result};
+use ctseg_base::Result;
 
 unsafe extern "C" {
     fn ctseg_use_caching_allocator();
@@ -66,20 +66,6 @@ pub(super) fn cuda_peak(device: usize, reset: bool) -> Result<u64> {
     };
     checked(status, error)?;
     Ok(bytes)
-}
-
-/// Whether `error` is an out-of-memory error of the device.
-pub(super) fn is_out_of_memory(error: &Error) -> bool {
-    const SIGNS: [&str; 6] = [
-        "out of memory",
-        "can't allocate memory",
-        "CUDNN_STATUS_ALLOC_FAILED",
-        "CUBLAS_STATUS_ALLOC_FAILED",
-        "unable to find an engine",
-        "Unable to find a valid cuDNN algorithm",
-    ];
-    let text = error.to_string();
-    SIGNS.iter().any(|sign| text.contains(sign))
 }
 
 /// Limits the cache: memory held for CPU tensors may exceed the peak use by at most 1/32. Allocation takes more

@@ -11,6 +11,7 @@ mod cuda_library;
 mod device;
 mod ema;
 pub(crate) mod engine;
+mod error;
 mod ffi;
 mod inference;
 mod int8;

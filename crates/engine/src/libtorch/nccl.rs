@@ -92,7 +92,7 @@ impl Nccl {
 
     fn open_at(path: &str, device: Device) -> Result<Self> {
         let missing = |error: libloading::Error| {
-            Error::invalid(format!(
+            Error::unsupported(format!(
                 "{path}: cannot open NCCL ({error}), which training on several GPUs needs; install a libtorch with CUDA (scripts/setup-libtorch.sh), or set {LIBRARY} to its library"
             ))
         };
@@ -202,7 +202,7 @@ impl NcclGroup {
     /// The communicator for NCCL calls; the watchdog may query its state meanwhile.
     fn open(&self) -> Result<Comm> {
         let comm = self.comm().as_ref().map(|comm| comm.0);
-        comm.ok_or_else(|| Error::invalid("internal: an all-reduce after NCCL's shutdown"))
+        comm.ok_or_else(|| Error::internal("an all-reduce after NCCL's shutdown"))
     }
 
     fn sum(&self, address: *mut c_void, count: usize, kind: c_int) -> Result<()> {

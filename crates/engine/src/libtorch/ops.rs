@@ -7,6 +7,7 @@ use burn::tensor::Tensor as BurnTensor;
 use burn_tch::LibTorch;
 use tch::{Kind, Tensor};
 
+use super::error::libtorch_error;
 use super::ffi::{self, Mode, RawLayer};
 use crate::blocks::{Activation, Conv, ConvNormAct, Norm, Ops, UpConv};
 use ctseg_base::{Error, Result};
@@ -24,9 +25,7 @@ pub(super) fn native<const D: usize>(tensor: BurnTensor<D>) -> Result<Tensor> {
     let primitive = tensor.try_into_primitive::<LibTorch>();
     primitive
         .map(|primitive| primitive.tensor)
-        .map_err(|error| {
-            Error::invalid(format!("internal: weights are not on libtorch: {error:?}"))
-        })
+        .map_err(|error| Error::internal(format!("weights are not on libtorch: {error:?}")))
 }
 
 fn parameter<const D: usize>(param: &Param<BurnTensor<D>>) -> Result<Tensor> {
@@ -34,7 +33,7 @@ fn parameter<const D: usize>(param: &Param<BurnTensor<D>>) -> Result<Tensor> {
 }
 
 pub(super) fn torch_error(error: tch::TchError) -> Error {
-    Error::invalid(format!("libtorch: {}", ffi::first_line(&error.to_string())))
+    libtorch_error(&error.to_string())
 }
 
 type Affine = Option<Param<BurnTensor<1>>>;
@@ -99,9 +98,7 @@ impl LayerTensors {
 
     fn take_affine(&mut self, gamma: &Affine, beta: &Affine) -> Result<()> {
         let (Some(gamma), Some(beta)) = (gamma, beta) else {
-            return Err(Error::invalid(
-                "internal: a normalisation without gamma and beta",
-            ));
+            return Err(Error::internal("a normalisation without gamma and beta"));
         };
         self.norm = [Some(parameter(gamma)?), Some(parameter(beta)?), None, None];
         Ok(())
@@ -115,8 +112,8 @@ impl LayerTensors {
     /// More dimensions than the shim supports, or `padding` and `stride` of different lengths.
     pub fn raw(&self, stride: &[usize], padding: &[usize], slope: f64) -> Result<RawLayer> {
         if !(1..=3).contains(&stride.len()) || padding.len() != stride.len() {
-            return Err(Error::invalid(format!(
-                "internal: a convolution with strides {stride:?} and padding {padding:?}; expected 1 to 3 of each"
+            return Err(Error::internal(format!(
+                "a convolution with strides {stride:?} and padding {padding:?}; expected 1 to 3 of each"
             )));
         }
         let pointer =

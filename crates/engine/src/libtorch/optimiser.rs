@@ -218,8 +218,8 @@ pub(super) fn fused_step(
                 weight_decay: config.weight_decay,
             },
         ),
-        _ => Err(Error::invalid(
-            "internal: the optimiser's state does not match its kind",
+        _ => Err(Error::internal(
+            "the optimiser's state does not match its kind",
         )),
     }
 }

@@ -25,7 +25,8 @@ pub(super) fn counted(
     kind: ProbabilityKind,
     labels: &[Option<u16>],
     boxes: &BTreeMap<u16, VoxelBox>,
-    (reference, ignore): (&LabelMap, Option<u16>),
+    reference: &LabelMap,
+    ignore: Option<u16>,
 ) -> Result<Vec<Option<StructureCalibration>>> {
     let (depth, _, width) = reference.data.dim();
     let mut measured: Vec<Option<StructureCalibration>> = vec![None; labels.len()];
@@ -46,7 +47,7 @@ pub(super) fn counted(
             let [start, end] = near.map_or([0, 0], |own| [own.start[0], own.end[0]]);
             let mut count = |from: usize, to: usize, place: usize| {
                 let row = row.slice_move(ndarray::s![from..to]);
-                count_row(&mut counts, &codes[from..to], row, (label, ignore), place);
+                count_row(&mut counts, &codes[from..to], row, label, ignore, place);
             };
             count(0, start, 0);
             count(start, end, NEAR);
@@ -64,7 +65,8 @@ fn count_row(
     counts: &mut Counts,
     codes: &[u16],
     row: ArrayView1<u16>,
-    (label, ignore): (u16, Option<u16>),
+    label: u16,
+    ignore: Option<u16>,
     place: usize,
 ) {
     for (code, known) in codes.iter().zip(row) {

@@ -97,7 +97,7 @@ fn measure_case(
     let ignore = reference.ignore();
     let prediction = read_predicted(label_map)?;
     let (reference, _) = reference
-        .load_on(case, (label_map, &prediction.grid))?
+        .load_on(case, label_map, &prediction.grid)?
         .ok_or_else(|| Error::file(label_map, format!("no reference for case '{case}'")))?;
     let reader = ProbabilityReader::open(&path, kind, &prediction.grid)?;
     let labels = labels_of(&path, reader.maps(), sidecar.as_ref(), structures)?;
@@ -107,7 +107,7 @@ fn measure_case(
         .iter()
         .map(|label| Some(*label).filter(|label| structures.iter().any(|s| s.value == *label)))
         .collect();
-    let by_map = counted(reader, kind, &wanted, &boxes, (&reference, ignore))?;
+    let by_map = counted(reader, kind, &wanted, &boxes, &reference, ignore)?;
     let of = |structure: &Structure| {
         let map = labels.iter().position(|label| *label == structure.value)?;
         by_map[map].clone()

@@ -6,6 +6,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::space::{Grid, LabelMap, VoxelBox};
+use ctseg_base::mean::mean;
 use ctseg_base::{Error, Result};
 
 /// The confusion matrix of one structure, in voxels.
@@ -251,13 +252,8 @@ pub struct Summary {
 impl Summary {
     /// Only [`Self::mean`].
     pub fn mean_of(scores: impl IntoIterator<Item = Option<f64>>) -> Option<f64> {
-        let mut count = 0u64;
-        let defined = scores
-            .into_iter()
-            .flatten()
-            .filter(|score| score.is_finite());
-        let sum: f64 = defined.inspect(|_| count += 1).sum();
-        (count > 0).then(|| sum / count as f64)
+        let defined = scores.into_iter().flatten();
+        mean(defined.filter(|score| score.is_finite()))
     }
 
     /// Summary of one score per case; sums follow the order given.
@@ -271,7 +267,7 @@ impl Summary {
             }
         }
         let count = defined.len() as f64;
-        let mean = (!defined.is_empty()).then(|| defined.iter().sum::<f64>() / count);
+        let mean = mean(defined.iter().copied());
         let sd = mean.filter(|_| defined.len() > 1).map(|mean| {
             let squares: f64 = defined.iter().map(|score| (score - mean).powi(2)).sum();
             (squares / (count - 1.0)).sqrt()

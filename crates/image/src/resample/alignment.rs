@@ -47,7 +47,7 @@ fn check_memory(grid: &Grid) -> Result<()> {
     let mut probe: Vec<f32> = Vec::new();
     match voxels.map(|voxels| probe.try_reserve_exact(voxels)) {
         Some(Ok(())) => Ok(()),
-        _ => Err(Error::invalid(format!(
+        _ => Err(Error::out_of_memory(format!(
             "cannot resample: a target of {:?} voxels (x, y, z) does not fit into memory; choose a larger \
              spacing or a smaller region",
             grid.shape

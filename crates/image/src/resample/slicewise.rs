@@ -92,8 +92,7 @@ fn slice_by_slice<T: Copy + Default + Send + Sync>(
     for (mut to, index) in result.axis_iter_mut(Axis(across)).zip(&nearest) {
         let place = wanted.binary_search(index).ok();
         let slice = place.and_then(|place| resampled.get(place));
-        let slice =
-            slice.ok_or_else(|| Error::invalid("internal: a resampled slice is missing"))?;
+        let slice = slice.ok_or_else(|| Error::internal("a resampled slice is missing"))?;
         to.assign(&slice.index_axis(Axis(across), 0));
     }
     Ok(result)

@@ -135,7 +135,7 @@ pub fn convert(
     };
     let had_folds = folder.join(SPLITS).exists();
     let folds = finish(folder, &known, &description, conversion, &result)?;
-    warn_of_missing_folds(folder, (had_folds, folds), conversion, observer);
+    warn_of_missing_folds(folder, had_folds, folds, conversion, observer);
     Ok(Converted {
         folds,
         ..summary(dataset, &labels, &planned, result)
@@ -145,7 +145,8 @@ pub fn convert(
 /// Warns about folds that were not written.
 fn warn_of_missing_folds(
     folder: &Path,
-    (had_folds, folds): (bool, usize),
+    had_folds: bool,
+    folds: usize,
     conversion: &Conversion,
     observer: &dyn Observer,
 ) {

@@ -30,11 +30,12 @@ pub(super) fn check_counterparts(
     Ok(())
 }
 
-/// `order` as in `Exported`, and whether these are regions.
+/// `order` and `regions` as in `Exported`.
 pub(super) fn check_labels(
     model: &Path,
     structures: &[Structure],
-    (order, regions): (&[u16], bool),
+    order: &[u16],
+    regions: bool,
 ) -> Result<()> {
     if !regions
         && order
@@ -69,7 +70,8 @@ pub(super) fn check_cascade(
     model: &Path,
     first: Option<&StageManifest>,
     last: &StageManifest,
-    (order, regions): (&[u16], bool),
+    order: &[u16],
+    regions: bool,
 ) -> Result<()> {
     let preprocessing = |stage: &StageManifest| {
         let nnunet = stage.recipe.nnunet.as_ref();

@@ -66,8 +66,8 @@ pub(super) fn plans(
         _ => structures.iter().map(|s| s.value).collect(),
     };
     let regions = nnunet.is_some_and(|nnunet| !nnunet.regions.is_empty());
-    check_labels(model, structures, (&order, regions))?;
-    check_cascade(model, first, last, (&order, regions))?;
+    check_labels(model, structures, &order, regions)?;
+    check_cascade(model, first, last, &order, regions)?;
     let names = names(first, last);
     let transpose = nnunet.map_or([0, 1, 2], |nnunet| nnunet.transpose);
     let backward: Vec<Option<usize>> = (0..3)
@@ -92,8 +92,8 @@ pub(super) fn plans(
     Ok(Exported {
         plans,
         dataset: dataset_json(recipe, structures, &order, regions),
-        first: names.0,
-        last: names.1,
+        first: names.first,
+        last: names.last,
         order,
         regions,
     })
@@ -103,30 +103,39 @@ pub(super) fn plans(
 fn configurations(
     first: Option<&StageManifest>,
     last: &StageManifest,
-    names: &(Option<String>, String),
+    names: &ConfigurationNames,
 ) -> Result<Map<String, Value>> {
     let mut configurations = Map::new();
-    if let (Some(first), Some(name)) = (first, &names.0) {
+    if let (Some(first), Some(name)) = (first, &names.first) {
         let mut stage = configuration(&first.recipe)?;
-        stage["next_stage"] = json!(names.1);
+        stage["next_stage"] = json!(names.last);
         configurations.insert(name.clone(), stage);
     }
     let mut stage = configuration(&last.recipe)?;
-    if let Some(name) = &names.0 {
+    if let Some(name) = &names.first {
         stage["previous_stage"] = json!(name);
     }
-    configurations.insert(names.1.clone(), stage);
+    configurations.insert(names.last.clone(), stage);
     Ok(configurations)
 }
 
-/// Configuration names of a cascade's first stage, if any, and of the last stage.
-fn names(first: Option<&StageManifest>, last: &StageManifest) -> (Option<String>, String) {
+/// Names of the stages' configurations.
+struct ConfigurationNames {
+    /// Of a cascade's first stage.
+    first: Option<String>,
+    last: String,
+}
+
+fn names(first: Option<&StageManifest>, last: &StageManifest) -> ConfigurationNames {
     let last_name = match (last.recipe.network.dimensions(), first) {
         (2, _) => "2d",
         (_, Some(_)) => "3d_cascade_fullres",
         (_, None) => "3d_fullres",
     };
-    (first.map(|_| "3d_lowres".to_owned()), last_name.to_owned())
+    ConfigurationNames {
+        first: first.map(|_| "3d_lowres".to_owned()),
+        last: last_name.to_owned(),
+    }
 }
 
 fn dataset_json(recipe: &Recipe, structures: &[Structure], order: &[u16], regions: bool) -> Value {

@@ -17,7 +17,7 @@ const TABLE: &str = include_str!("../../../../datasets/totalsegmentator/tasks.to
 const MAX_SUGGESTIONS: usize = 6;
 
 static TASKS: LazyLock<Result<Tasks, String>> = LazyLock::new(|| {
-    toml::from_str(TABLE).map_err(|error| format!("internal: tasks.toml: {}", one_line(&error)))
+    toml::from_str(TABLE).map_err(|error| format!("tasks.toml: {}", one_line(&error)))
 });
 
 /// Metadata of all TotalSegmentator tasks.
@@ -94,7 +94,7 @@ impl Tasks {
     pub fn known() -> Result<&'static Self> {
         TASKS
             .as_ref()
-            .map_err(|problem| Error::invalid(problem.clone()))
+            .map_err(|problem| Error::internal(problem.clone()))
     }
 
     /// A task by name.
@@ -128,7 +128,7 @@ impl Tasks {
     pub(super) fn model(&self, number: u16) -> Result<&ModelEntry> {
         self.models
             .get(&number.to_string())
-            .ok_or_else(|| Error::invalid(format!("internal: tasks.toml has no model {number}")))
+            .ok_or_else(|| Error::internal(format!("tasks.toml has no model {number}")))
     }
 }
 

@@ -9,6 +9,7 @@ use crate::data::box_plot::BoxPlotStats;
 use crate::data::metric::Metric;
 use crate::data::run::RunFacts;
 use crate::data::table::MetricTable;
+use ctseg_base::mean::mean;
 use ctseg_base::text::words::counted;
 use ctseg_core::run::history::{EpochLine, History};
 use ctseg_evaluate::scores::Better;
@@ -135,15 +136,12 @@ fn by_structure(history: &History, names: &[String]) -> Vec<Raw> {
         return Vec::new();
     }
     let epochs = history.values().flatten().map(|line| line.epoch).max();
-    let mean = |structure: usize, epoch: usize| {
+    let mean_dice = |structure: usize, epoch: usize| {
         let lines = history
             .values()
             .flatten()
             .filter(|line| line.epoch == epoch);
-        let values: Vec<f64> = lines
-            .filter_map(|line| *line.validation_dice_per_structure.get(structure)?)
-            .collect();
-        (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+        mean(lines.filter_map(|line| *line.validation_dice_per_structure.get(structure)?))
     };
     let curve = |(structure, name): (usize, &String)| Raw {
         name: name.clone(),
@@ -154,7 +152,7 @@ fn by_structure(history: &History, names: &[String]) -> Vec<Raw> {
             "dashes"
         },
         points: (1..=epochs.unwrap_or(0))
-            .filter_map(|epoch| Some((epoch as f64, mean(structure, epoch)?)))
+            .filter_map(|epoch| Some((epoch as f64, mean_dice(structure, epoch)?)))
             .collect(),
     };
     names.iter().enumerate().map(curve).collect()
@@ -272,7 +270,7 @@ fn box_chart(table: &MetricTable, at: usize, all_points: bool) -> BoxChart {
     let metric = &table.metrics[at];
     let scale = scale_of(table, at, metric);
     let rows = (0..table.structures.len())
-        .map(|structure| box_row(table, (at, structure), scale, all_points));
+        .map(|structure| box_row(table, at, structure, scale, all_points));
     BoxChart {
         key: metric.key.clone(),
         label: metric.label.clone(),
@@ -296,7 +294,8 @@ fn scale_of(table: &MetricTable, at: usize, metric: &Metric) -> Scale {
 
 fn box_row(
     table: &MetricTable,
-    (at, structure): (usize, usize),
+    at: usize,
+    structure: usize,
     scale: Scale,
     all_points: bool,
 ) -> BoxRow {

@@ -108,9 +108,8 @@ struct Listed {
 /// # Errors
 /// The template does not match its context, which is a bug.
 pub fn html(report: &Report, viewed: &[CaseView]) -> Result<String> {
-    let problem = |error: minijinja::Error| {
-        Error::invalid(format!("internal: the report's template: {error:#}"))
-    };
+    let problem =
+        |error: minijinja::Error| Error::internal(format!("the report's template: {error:#}"));
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     // The name's extension enables HTML escaping.

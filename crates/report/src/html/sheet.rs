@@ -136,7 +136,7 @@ impl Slots {
             .write_all(&bytes)
             .and_then(|()| encoder.finish())
             .map(|bytes| base64(&bytes))
-            .map_err(|error| Error::invalid(format!("internal: labels cannot be packed: {error}")))
+            .map_err(|error| Error::internal(format!("labels cannot be packed: {error}")))
     }
 }
 

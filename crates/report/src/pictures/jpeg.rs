@@ -10,8 +10,8 @@ use ctseg_base::{Error, Result};
 /// No pixels, sides above 65535, or `grey` of the wrong length.
 pub fn grey_jpeg(width: usize, height: usize, grey: &[u8], quality: u8) -> Result<Vec<u8>> {
     let problem = |what: String| {
-        Error::invalid(format!(
-            "internal: cannot encode a JPEG of {width} × {height} pixels: {what}"
+        Error::internal(format!(
+            "cannot encode a JPEG of {width} × {height} pixels: {what}"
         ))
     };
     let sides = u16::try_from(width).ok().zip(u16::try_from(height).ok());

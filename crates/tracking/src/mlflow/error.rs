@@ -3,15 +3,20 @@
 use std::time::Duration;
 
 use ctseg_base::Error;
+pub use ctseg_http::ConnectionProblem;
 
 /// Why a request failed.
 #[derive(Debug)]
 pub enum Fault {
     /// No response, or the server is busy: retry. An unanswered request may have been carried out. `wait` is the delay
     /// that the server asked for.
-    Unavailable { why: String, wait: Option<Duration> },
+    Unavailable {
+        cause: Cause,
+        why: String,
+        wait: Option<Duration>,
+    },
     /// Retrying does not help until a user changes something: access denied, or not an MLflow server.
-    Fatal(String),
+    Fatal { cause: Cause, why: String },
     /// The run was deleted on the server.
     RunDeleted(String),
     /// The experiment was deleted on the server and this user may not restore it.
@@ -22,6 +27,17 @@ pub enum Fault {
     Refused(Refusal),
     /// A local file.
     Local(Error),
+}
+
+/// What the server did instead of what was requested.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// No response.
+    Connection(ConnectionProblem),
+    /// A response with this status.
+    Status(u16),
+    /// A response that MLflow would not give.
+    NotMlflow,
 }
 
 /// The server's answer to a refused request.
@@ -44,7 +60,7 @@ impl std::fmt::Display for Fault {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Unavailable { why, .. }
-            | Self::Fatal(why)
+            | Self::Fatal { why, .. }
             | Self::RunDeleted(why)
             | Self::ExperimentDeleted(why)
             | Self::LocationDenied(why) => f.write_str(why),

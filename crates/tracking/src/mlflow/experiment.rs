@@ -86,7 +86,7 @@ impl Experiments {
         }
         let why = match api.restore_experiment(&id) {
             Ok(()) => "it is still deleted afterwards".to_owned(),
-            Err(Fault::Fatal(why)) => why,
+            Err(Fault::Fatal { why, .. }) => why,
             Err(Fault::Refused(refusal)) => refusal.message,
             Err(fault) => return Err(fault),
         };

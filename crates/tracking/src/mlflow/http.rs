@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use serde_json::Value;
 
-use super::error::{Fault, Refusal};
+use super::error::{Cause, ConnectionProblem, Fault, Refusal};
 use super::settings::Server;
 use ctseg_base::{Error, Result};
 use ctseg_http::{
@@ -92,11 +92,15 @@ impl Http {
             return Ok(Value::Null);
         }
         serde_json::from_slice(body).map_err(|_| {
-            Fault::Fatal(format!(
+            let why = format!(
                 "{} is not an MLflow server: it answers '{}'",
                 self.uri,
                 one_line(body)
-            ))
+            );
+            Fault::Fatal {
+                cause: Cause::NotMlflow,
+                why,
+            }
         })
     }
 
@@ -110,10 +114,10 @@ impl Http {
     ) -> Result<UploadTarget, Fault> {
         let parsed = Url::parse(address).ok();
         let Some(mut url) = parsed.filter(|url| ["http", "https"].contains(&url.scheme())) else {
-            return Err(Fault::Fatal(format!(
-                "{} returned an invalid upload address",
-                self.uri
-            )));
+            return Err(Fault::Fatal {
+                cause: Cause::NotMlflow,
+                why: format!("{} returned an invalid upload address", self.uri),
+            });
         };
         extend(&mut url, segments);
         Ok(UploadTarget {
@@ -192,12 +196,14 @@ impl Http {
     fn outcome_at(&self, named: &str, sent: Result<Response, Failure>) -> Result<Response, Fault> {
         sent.map_err(|failure| match failure {
             Failure::Connection {
+                problem: problem @ ConnectionProblem::Certificate,
                 why,
-                is_certificate: true,
-            } => Fault::Fatal(format!(
-                "{named}: {why}; set {CERTIFICATES} to the CA certificate"
-            )),
-            Failure::Connection { why, .. } => Fault::Unavailable {
+            } => Fault::Fatal {
+                cause: Cause::Connection(problem),
+                why: format!("{named}: {why}; set {CERTIFICATES} to the CA certificate"),
+            },
+            Failure::Connection { problem, why } => Fault::Unavailable {
+                cause: Cause::Connection(problem),
                 why: format!("{named}: {why}"),
                 wait: None,
             },
@@ -221,16 +227,19 @@ fn fault_of(named: &str, answer: &ErrorResponse) -> Fault {
         message => one_line(message.as_bytes()),
     };
     let problem = format!("{named} answers {status}: {message}");
+    let cause = Cause::Status(status);
+    let fatal = |why: String| Fault::Fatal { cause, why };
     match status {
-        300..=399 => Fault::Fatal(format!(
+        300..=399 => fatal(format!(
             "{named} redirects to '{}'; use that address, or check the proxy in between",
             answer.location
         )),
-        401 => Fault::Fatal(format!(
+        401 => fatal(format!(
             "{problem}; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
         )),
-        403 => Fault::Fatal(format!("{problem}; this user or host lacks permission")),
+        403 => fatal(format!("{problem}; this user or host lacks permission")),
         408 | 425 | 429 | 500 | 502..=599 => Fault::Unavailable {
+            cause,
             why: problem,
             wait: answer.retry_after,
         },

@@ -23,15 +23,24 @@ fn group_runs(api: &Api, experiment: &str, group: &str) -> Result<Vec<RunInfo>, 
     Ok(runs)
 }
 
-/// The ID of the group's run, and of the run that this call created, if any.
+/// The run of a group.
+pub(super) struct GroupRun {
+    id: String,
+    /// The ID of the run that was created for it, if any; another process's may have won.
+    created: Option<String>,
+}
+
 pub(super) fn find_or_create_group(
     api: &Api,
     experiment: &str,
     group: &str,
     user: Option<&str>,
-) -> Result<(String, Option<String>), Fault> {
+) -> Result<GroupRun, Fault> {
     if let Some(first) = group_runs(api, experiment, group)?.into_iter().next() {
-        return Ok((first.id, None));
+        return Ok(GroupRun {
+            id: first.id,
+            created: None,
+        });
     }
     let created = api.create_run(&NewRun {
         experiment,
@@ -43,10 +52,10 @@ pub(super) fn find_or_create_group(
         tags: &[("ctseg.kind", "group"), ("ctseg.group", group)],
     })?;
     let first = group_runs(api, experiment, group)?.into_iter().next();
-    Ok((
-        first.map_or(created.id.clone(), |run| run.id),
-        Some(created.id),
-    ))
+    Ok(GroupRun {
+        id: first.map_or(created.id.clone(), |run| run.id),
+        created: Some(created.id),
+    })
 }
 
 impl Delivery {
@@ -65,9 +74,9 @@ impl Delivery {
             Some(Parent::Group(group)) => {
                 let user = self.start.user.as_deref();
                 match find_or_create_group(api, experiment, group, user) {
-                    Ok((id, created)) => {
-                        self.cursor.group_made = created;
-                        Ok(Some(id))
+                    Ok(run) => {
+                        self.cursor.group_made = run.created;
+                        Ok(Some(run.id))
                     }
                     // A missing parent run is no reason to lose the run.
                     Err(Fault::Refused(_)) => Ok(None),

@@ -19,9 +19,15 @@ pub struct ServerInfo {
     pub version: Option<String>,
     /// The configured experiment, if it exists.
     pub experiment: Option<ExperimentInfo>,
-    /// Clock difference, and whether the server is ahead.
-    pub skew: Option<(Duration, bool)>,
+    pub skew: Option<ClockSkew>,
     pub response_time: Duration,
+}
+
+/// The difference between a server's clock and this machine's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClockSkew {
+    pub difference: Duration,
+    pub server_is_ahead: bool,
 }
 
 /// Requests the version and the experiment of `server`.
@@ -35,7 +41,7 @@ pub fn probe(server: &Server) -> Result<ServerInfo, Fault> {
         Err(fault) => return Err(fault),
     };
     // The date has whole seconds and was set during the request.
-    let skew = date.map(|date| skew(date, SystemTime::now()));
+    let skew = date.map(|date| ClockSkew::between(date, SystemTime::now()));
     let experiment = Api { http: &http }.get_experiment_by_name(&server.experiment)?;
     Ok(ServerInfo {
         version,
@@ -45,10 +51,13 @@ pub fn probe(server: &Server) -> Result<ServerInfo, Fault> {
     })
 }
 
-fn skew(theirs: SystemTime, ours: SystemTime) -> (Duration, bool) {
-    match theirs.duration_since(ours) {
-        Ok(ahead) => (ahead, true),
-        Err(behind) => (behind.duration(), false),
+impl ClockSkew {
+    fn between(server: SystemTime, own: SystemTime) -> Self {
+        let ahead = server.duration_since(own);
+        Self {
+            server_is_ahead: ahead.is_ok(),
+            difference: ahead.unwrap_or_else(|behind| behind.duration()),
+        }
     }
 }
 
@@ -78,8 +87,13 @@ mod tests {
     fn clocks_are_compared_in_both_directions() {
         let now = SystemTime::now();
         let hour = Duration::from_secs(3600);
-        assert_eq!(skew(now + hour, now), (hour, true));
-        assert_eq!(skew(now - hour, now), (hour, false));
+        for (server, server_is_ahead) in [(now + hour, true), (now - hour, false)] {
+            let expected = ClockSkew {
+                difference: hour,
+                server_is_ahead,
+            };
+            assert_eq!(ClockSkew::between(server, now), expected);
+        }
     }
 
     #[test]

@@ -201,7 +201,9 @@ impl Worker {
                     self.report_recovery();
                     (INTERVAL, true)
                 }
-                Err(Fault::Unavailable { why, wait: asked }) => {
+                Err(Fault::Unavailable {
+                    why, wait: asked, ..
+                }) => {
                     self.report_outage(&why, asked.is_some());
                     (self.back_off.next(asked), asked.is_none())
                 }
@@ -248,7 +250,9 @@ impl Worker {
                 Ok(())
             }
             Err(
-                fault @ (Fault::Unavailable { .. } | Fault::Fatal(_) | Fault::ExperimentDeleted(_)),
+                fault @ (Fault::Unavailable { .. }
+                | Fault::Fatal { .. }
+                | Fault::ExperimentDeleted(_)),
             ) => Err(fault),
             Err(fault) => {
                 let run_name = run.display();

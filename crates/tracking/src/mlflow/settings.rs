@@ -179,27 +179,29 @@ fn store_problem(mlflow: &str, uri: &str, expected: &str) -> String {
 
 /// As in MLflow's client: user and password from the environment or the credentials file; otherwise a token.
 fn credentials(environment: Environment) -> Result<Credentials> {
-    let from_file = match environment("HOME") {
-        Some(home) => file_login(&Path::new(&home).join(".mlflow/credentials"))?,
-        None => (None, None),
-    };
-    let name = environment("MLFLOW_TRACKING_USERNAME").or(from_file.0);
-    let password = environment("MLFLOW_TRACKING_PASSWORD").or(from_file.1);
-    Ok(
-        match (name, password, environment("MLFLOW_TRACKING_TOKEN")) {
-            (Some(name), Some(password), _) => Credentials::User { name, password },
-            (_, _, Some(token)) => Credentials::Token(token),
-            _ => Credentials::Anonymous,
-        },
-    )
+    let file = environment("HOME").map(|home| Path::new(&home).join(".mlflow/credentials"));
+    let file = file.filter(|file| file.exists());
+    let file = file.map(|file| file_login(&file)).transpose()?;
+    let file = file.unwrap_or_default();
+    let name = environment("MLFLOW_TRACKING_USERNAME").or(file.name);
+    let password = environment("MLFLOW_TRACKING_PASSWORD").or(file.password);
+    let token = environment("MLFLOW_TRACKING_TOKEN");
+    Ok(match (name, password, token) {
+        (Some(name), Some(password), _) => Credentials::User { name, password },
+        (_, _, Some(token)) => Credentials::Token(token),
+        _ => Credentials::Anonymous,
+    })
 }
 
 /// User and password from the section `[mlflow]` of an INI file.
-fn file_login(path: &Path) -> Result<(Option<String>, Option<String>)> {
-    let mut login = (None, None);
-    if !path.exists() {
-        return Ok(login);
-    }
+#[derive(Default)]
+struct FileLogin {
+    name: Option<String>,
+    password: Option<String>,
+}
+
+fn file_login(path: &Path) -> Result<FileLogin> {
+    let mut login = FileLogin::default();
     let text = read_text(path).map_err(Error::io(path, "read"))?;
     let mut within = false;
     for line in text.lines().map(str::trim) {
@@ -211,8 +213,8 @@ fn file_login(path: &Path) -> Result<(Option<String>, Option<String>)> {
         };
         let value = Some(value.trim().to_owned());
         match key.trim().to_ascii_lowercase().as_str() {
-            "mlflow_tracking_username" => login.0 = value,
-            "mlflow_tracking_password" => login.1 = value,
+            "mlflow_tracking_username" => login.name = value,
+            "mlflow_tracking_password" => login.password = value,
             _ => {}
         }
     }

@@ -100,7 +100,7 @@ pub fn sync(link: &Arc<Link>, run: &Path, observer: &dyn Observer) -> SyncResult
             }
             None => Outcome::All,
         },
-        Err(fault @ (Fault::Unavailable { .. } | Fault::Fatal(_))) => {
+        Err(fault @ (Fault::Unavailable { .. } | Fault::Fatal { .. })) => {
             Outcome::ServerFailed(fault.to_string())
         }
         Err(fault) => Outcome::Failed(fault.to_string()),

@@ -1,16 +1,12 @@
 //! Trends of Dice and losses over the epochs of a training.
 
+use ctseg_base::mean::mean;
 use ctseg_core::run::history::EpochLine;
 
 /// The last fifth of the epochs, at least three.
 pub(super) fn last_epochs<'a, 'b>(lines: &'a [&'b EpochLine]) -> &'a [&'b EpochLine] {
     let count = (lines.len() / 5).max(3).min(lines.len());
     &lines[lines.len() - count..]
-}
-
-pub(super) fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
-    let values: Vec<f64> = values.collect();
-    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }
 
 /// Number of epochs in a third, at least four, so that a linear fit is meaningful.

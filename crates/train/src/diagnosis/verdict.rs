@@ -3,8 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::curves::{
-    gain, last_epochs, last_third_is_better, lowest_validation_loss, mean, validation_loss_rise,
+    gain, last_epochs, last_third_is_better, lowest_validation_loss, validation_loss_rise,
 };
+use ctseg_base::mean::mean;
 use ctseg_base::text::words::counted;
 use ctseg_core::run::checkpoint::StopReason;
 use ctseg_core::run::history::EpochLine;

@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::PoisonError;
 
-use super::job::FitJob;
-use super::job::StageOneOutcome;
+use super::job::{FitJob, StageOneOutcome};
 use crate::data::case_source::CaseSource;
 use ctseg_base::Result;
 use ctseg_base::progress::Observer;
@@ -12,42 +11,49 @@ use ctseg_core::inference::coarse_stage::out_of_fold_results;
 use ctseg_core::model::bundle::Bundle;
 use ctseg_core::recipe::Region;
 
+/// The preprocessed cases, the same on all ranks.
+pub(super) struct AgreedSource<'a> {
+    pub cases: CaseSource<'a>,
+    /// The checksum of the stage 1 that found the cases' regions.
+    pub stage1_sha256: Option<String>,
+}
+
 /// [`source`], checked to be the same on all ranks. `preceding` is the result of this rank's work before it.
 pub(super) fn agreed_source<'a>(
     job: &'a FitJob,
     preceding: Result<()>,
     observer: &'a dyn Observer,
-) -> Result<(CaseSource<'a>, Option<String>)> {
-    let (source, stage1_sha256) = job
+) -> Result<AgreedSource<'a>> {
+    let source = job
         .group
         .all_ok(preceding.and_then(|()| source(job, observer)))?;
+    let stage1_sha256 = &source.stage1_sha256;
     let regions: BTreeMap<_, _> = source
+        .cases
         .stage_one
         .iter()
         .map(|(i, of)| (i, &of.region))
         .collect();
     job.group
         .check_same_settings(&format!("{stage1_sha256:?} {regions:?}"))?;
-    Ok((source, stage1_sha256))
+    Ok(source)
 }
 
-/// The preprocessed cases, and the checksum of the stage 1 that found their regions.
-fn source<'a>(
-    job: &'a FitJob,
-    observer: &'a dyn Observer,
-) -> Result<(CaseSource<'a>, Option<String>)> {
-    let (stage_one, stage1_sha256) = stage_one_results(job, observer)?;
+fn source<'a>(job: &'a FitJob, observer: &'a dyn Observer) -> Result<AgreedSource<'a>> {
+    let stage_one = stage_one_results(job, observer)?;
     let values = job.dataset.structures.iter().map(|s| s.value).collect();
     let cache = job.preprocessed_cache.map(|cache| cache.session(observer));
-    let source = CaseSource::new(&job.dataset, &job.recipe, values, stage_one);
-    let source = source.with_stop(job.stop).with_disk_cache(cache);
-    Ok((source, stage1_sha256))
+    let source = CaseSource::new(&job.dataset, &job.recipe, values, stage_one.results);
+    Ok(AgreedSource {
+        cases: source.with_stop(job.stop).with_disk_cache(cache),
+        stage1_sha256: stage_one.sha256,
+    })
 }
 
 /// Stage 1's results for every training case of a stage 2, and the checksum of that stage 1.
 fn stage_one_results(job: &FitJob, observer: &dyn Observer) -> Result<StageOneOutcome> {
     if job.recipe.region == Region::Whole {
-        return Ok((BTreeMap::new(), None));
+        return Ok(StageOneOutcome::default());
     }
     let Some(trial) = &job.trial else {
         return run_stage_one(job, observer);
@@ -80,5 +86,5 @@ fn run_stage_one(job: &FitJob, observer: &dyn Observer) -> Result<StageOneOutcom
         job.stop,
         observer,
     )?;
-    Ok((results, sha256))
+    Ok(StageOneOutcome { results, sha256 })
 }

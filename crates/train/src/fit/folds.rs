@@ -31,13 +31,15 @@ pub(super) fn train_folds(
     let job = reporter.job;
     let mut done = Vec::new();
     for (index, fold) in job.recipe.trained_folds().into_iter().enumerate() {
-        let deadline = deadline(job, index, started);
-        let pretrained = pretrained.map(|weights| (weights, index));
         let split = job.dataset.predefined_split(&reporter.data.splits, fold)?;
-        let trained =
-            catch_panic(|| train_fold(reporter, source, &split, (fold, pretrained), deadline))?;
+        let training = TrainingJob {
+            pretrained: pretrained.map(|weights| (weights, index)),
+            deadline: deadline(job, index, started),
+            ..training_job(job, source, fold, &split, reporter.run.checkpoints(fold))
+        };
+        let trained = catch_panic(|| train_fold(reporter, fold, &training))?;
         reporter.fold_trained(fold);
-        let manifest = fold_manifest(job, (fold, &split), &trained.progress);
+        let manifest = fold_manifest(job, fold, &split, &trained.progress);
         stage.manifest.folds.push(manifest);
         stage.weights.push(trained.weights);
         done.push((fold, trained.progress));
@@ -61,24 +63,13 @@ fn training_share(recipe: &Recipe, limit: Duration) -> Duration {
     }
 }
 
-fn train_fold(
-    reporter: &FitReporter,
-    source: &CaseSource,
-    split: &Split,
-    (fold, pretrained): (usize, Option<(&PretrainedWeights, usize)>),
-    deadline: Option<Instant>,
-) -> Result<Trained> {
+fn train_fold(reporter: &FitReporter, fold: usize, training: &TrainingJob) -> Result<Trained> {
     let FitReporter {
         job, run, observer, ..
     } = *reporter;
-    let training = TrainingJob {
-        pretrained,
-        deadline,
-        ..training_job(job, source, split, (fold, run.checkpoints(fold)))
-    };
     let not_lost = run.check_not_lost(&training.name, &training.checkpoints);
     job.group.all_ok(not_lost)?;
-    let trained = train(&training, observer, reporter.tracker)?;
+    let trained = train(training, observer, reporter.tracker)?;
     let progress = &trained.progress;
     let (best, dice) = progress.best.unwrap_or((0, None));
     let dice = or_undefined(dice, 4);
@@ -103,8 +94,9 @@ fn train_fold(
 pub(super) fn training_job<'a>(
     job: &'a FitJob,
     source: &'a CaseSource,
+    fold: usize,
     split: &'a Split,
-    (fold, checkpoints): (usize, CheckpointFolder),
+    checkpoints: CheckpointFolder,
 ) -> TrainingJob<'a> {
     TrainingJob {
         source,

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::job::{FitJob, FitSummary};
 use super::tracking::FitReporter;
-use crate::choose_postprocessing::PostprocessingSearch;
+use crate::choose_postprocessing::{PostprocessingChoice, PostprocessingSearch};
 use crate::cross_validation::{OutOfFold, OutOfFoldJob, predict_out_of_fold};
 use crate::overlays::best_and_worst;
 use ctseg_base::Result;
@@ -79,7 +79,7 @@ pub(super) fn out_of_fold_and_postprocessing(
                 recipe,
                 stop: job.stop,
             };
-            let (chosen, tried) = search.choose(observer)?;
+            let PostprocessingChoice { chosen, tried } = search.choose(observer)?;
             run.write_json(
                 "postprocessing.json",
                 &json!({"chosen": chosen, "tried": tried}),

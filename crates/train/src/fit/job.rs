@@ -91,5 +91,11 @@ pub struct FitSummary {
 /// Stage 1's results on the training cases, by whether they include its probabilities (prior).
 pub type StageOneCache = Mutex<BTreeMap<bool, StageOneOutcome>>;
 
-/// Results by case, and the checksum of the stage 1.
-pub(super) type StageOneOutcome = (BTreeMap<usize, StageOneResult>, Option<String>);
+/// What a stage 1 found.
+#[derive(Debug, Clone, Default)]
+pub struct StageOneOutcome {
+    /// By case.
+    pub(super) results: BTreeMap<usize, StageOneResult>,
+    /// The checksum of the stage 1.
+    pub(super) sha256: Option<String>,
+}

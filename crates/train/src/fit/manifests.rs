@@ -34,7 +34,8 @@ pub(super) fn stage_manifest(
 
 pub(super) fn fold_manifest(
     job: &FitJob,
-    (fold, split): (usize, &Split),
+    fold: usize,
+    split: &Split,
     progress: &Progress,
 ) -> FoldManifest {
     let ids = |cases: &[usize]| {
@@ -53,8 +54,14 @@ pub(super) fn fold_manifest(
     }
 }
 
-/// SHA-256 of the data fingerprint and of the held-out cases of each trained fold, and the number of these cases.
-pub(super) fn held_out_fingerprint(recipe: &Recipe, data: &RunData) -> (String, usize) {
+/// The held-out cases of the trained folds.
+pub(super) struct HeldOut {
+    /// SHA-256 of the data fingerprint and of the cases of each fold.
+    pub sha256: String,
+    pub cases: usize,
+}
+
+pub(super) fn held_out(recipe: &Recipe, data: &RunData) -> HeldOut {
     let mut hasher = Sha256::new();
     hasher.update(data.content.sha256());
     let mut cases = BTreeSet::new();
@@ -65,5 +72,8 @@ pub(super) fn held_out_fingerprint(recipe: &Recipe, data: &RunData) -> (String, 
             cases.insert(case);
         }
     }
-    (format!("{:x}", hasher.finalize()), cases.len())
+    HeldOut {
+        sha256: format!("{:x}", hasher.finalize()),
+        cases: cases.len(),
+    }
 }

@@ -39,6 +39,7 @@ use held_out::{draw_best_and_worst, held_out_roi_quality, out_of_fold_and_postpr
 use manifests::stage_manifest;
 use preflight::{PreparedRun, load_pretrained, prepare_run, shared_settings};
 use tracking::FitReporter;
+use worker_ranks::{SharedRun, train_as_worker};
 
 /// Trains the stage and publishes it into the model. With several processes all ranks train, and rank 0 does the rest.
 /// If the run is killed, finished folds are in its checkpoints, and a resumed run takes them from there.
@@ -71,23 +72,19 @@ pub fn fit(job: &FitJob, observer: &dyn Observer) -> Result<FitSummary> {
         .then(|| prepare_run(job, observer))
         .transpose();
     let prepared = job.group.all_ok(prepared)?;
-    let (path, splits) = broadcast_run(job, prepared.as_ref())?;
+    let shared = broadcast_run(job, prepared.as_ref())?;
     job.group.set_recovery_hint(&format!(
         "resume with 'ctseg fit --resume {}'",
-        path.display()
+        shared.path.display()
     ));
     match prepared {
         Some(prepared) => fit_on_rank_zero(job, prepared, observer, started),
-        None => worker_ranks::train_as_worker(job, (&path, &splits), observer, started),
+        None => train_as_worker(job, shared, observer, started),
     }
 }
 
-/// Broadcasts the run's folder and folds from rank 0.
-fn broadcast_run(
-    job: &FitJob,
-    prepared: Option<&PreparedRun>,
-) -> Result<(PathBuf, PredefinedSplits)> {
-    let internal = |error| Error::invalid(format!("internal: broadcast of the run: {error}"));
+fn broadcast_run(job: &FitJob, prepared: Option<&PreparedRun>) -> Result<SharedRun> {
+    let internal = |error| Error::internal(format!("broadcast of the run: {error}"));
     let message = prepared.map(|prepared| {
         let path = prepared.run.path().to_string_lossy();
         serde_json::to_vec(&(path, &prepared.data.splits.folds)).map_err(internal)
@@ -96,7 +93,8 @@ fn broadcast_run(
     let bytes = job.group.broadcast(bytes.unwrap_or_default())?;
     let (path, folds): (PathBuf, _) = serde_json::from_slice(&bytes).map_err(internal)?;
     let file = path.clone();
-    Ok((path, PredefinedSplits { file, folds }))
+    let splits = PredefinedSplits { file, folds };
+    Ok(SharedRun { path, splits })
 }
 
 /// The fit on rank 0, or with a single process.
@@ -141,7 +139,7 @@ fn fit_on_rank_zero(
         observer,
         data: &data,
     };
-    let trained = train_and_publish(&reporter, pretrained, started);
+    let trained = train_and_publish(&reporter, pretrained.as_ref(), started);
     reporter.run_ended();
     let outcome = Outcome::of(&trained);
     state.finish(&outcome);
@@ -174,19 +172,19 @@ fn warn_of_no_effect(job: &FitJob, original: &RunSettings, observer: &dyn Observ
 
 fn train_and_publish(
     reporter: &FitReporter,
-    pretrained: Option<PretrainedWeights>,
+    pretrained: Option<&PretrainedWeights>,
     started: Instant,
 ) -> Result<FitSummary> {
     let FitReporter {
         job, run, observer, ..
     } = *reporter;
     let recipe = &job.recipe;
-    let (source, stage1_sha256) = agreed_source(job, reporter.run_started(), observer)?;
+    let source = agreed_source(job, reporter.run_started(), observer)?;
     let mut stage = TrainedStage {
-        manifest: stage_manifest(job, &reporter.data.content, stage1_sha256),
+        manifest: stage_manifest(job, &reporter.data.content, source.stage1_sha256),
         weights: Vec::new(),
     };
-    let done = train_folds(reporter, &source, pretrained.as_ref(), &mut stage, started)?;
+    let done = train_folds(reporter, &source.cases, pretrained, &mut stage, started)?;
     job.group.mark_finished();
     job.group.shutdown()?;
     let summary = |roi| {
@@ -201,7 +199,7 @@ fn train_and_publish(
             seconds: started.elapsed().as_secs_f64(),
         })
     };
-    if let Some(cache) = source.disk_cache() {
+    if let Some(cache) = source.cases.disk_cache() {
         cache.report();
     }
     if job.trial.is_some() {
@@ -222,7 +220,7 @@ fn train_and_publish(
         _ => None,
     };
     let (out_of_fold, postprocessing) =
-        out_of_fold_and_postprocessing(reporter, &source.stage_one, started)?;
+        out_of_fold_and_postprocessing(reporter, &source.cases.stage_one, started)?;
     let summary = FitSummary {
         out_of_fold,
         postprocessing,

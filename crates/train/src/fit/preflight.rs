@@ -85,8 +85,8 @@ pub(super) fn prepare_run(job: &FitJob, observer: &dyn Observer) -> Result<Prepa
                 content: &content,
                 path: &job.dataset_path,
             };
-            let folds = (recipe.folds, job.seed);
-            run_data(&data, folds, job.resume.as_deref(), observer)?
+            let existing = job.resume.as_deref();
+            run_data(&data, recipe.folds, job.seed, existing, observer)?
         }
     };
     for fold in recipe.trained_folds() {
@@ -97,7 +97,7 @@ pub(super) fn prepare_run(job: &FitJob, observer: &dyn Observer) -> Result<Prepa
     if job.resume.is_none() {
         check_pretrained(job)?;
     }
-    open_run(job, (data, stage1_sha256), observer)
+    open_run(job, data, stage1_sha256, observer)
 }
 
 /// Checks that need no voxel data.
@@ -167,7 +167,8 @@ pub(super) fn load_pretrained(
 /// Creates the run's folder, or reopens that of a resumed run.
 fn open_run(
     job: &FitJob,
-    (data, stage1_sha256): (RunData, Option<String>),
+    data: RunData,
+    stage1_sha256: Option<String>,
     observer: &dyn Observer,
 ) -> Result<PreparedRun> {
     // Absolute, so that the run can be resumed from any folder.

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::job::{FitJob, FitSummary};
-use super::manifests::held_out_fingerprint;
+use super::manifests::held_out;
 use crate::diagnosis;
 use ctseg_base::Result;
 use ctseg_base::atomic_file::write_bytes_atomically;
@@ -113,11 +113,11 @@ impl FitReporter<'_> {
             })
         };
         let all = job.dataset.training_cases().len();
-        let (held_out_digest, held_out) = held_out_fingerprint(&job.recipe, self.data);
+        let held_out = held_out(&job.recipe, self.data);
         let digest = self.data.content.sha256();
         self.tracker.log_event(&used("training", digest, all))?;
         self.tracker
-            .log_event(&used("validation", held_out_digest, held_out))
+            .log_event(&used("validation", held_out.sha256, held_out.cases))
     }
 
     /// Writes the table of the network's layers.

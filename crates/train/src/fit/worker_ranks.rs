@@ -1,6 +1,6 @@
 //! The ranks other than 0: they train together with it and write nothing.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use super::case_source::agreed_source;
@@ -16,27 +16,33 @@ use ctseg_core::run::checkpoint::CheckpointFolder;
 use ctseg_core::run::tracker::{EpochRecord, Tracker};
 use ctseg_engine::distributed::process_group::ProcessGroup;
 
-/// Trains all folds of the run in `run` together with the other ranks.
+/// The run's folder and folds, as rank 0 broadcasts them.
+pub(super) struct SharedRun {
+    pub path: PathBuf,
+    pub splits: PredefinedSplits,
+}
+
+/// Trains all folds of `run` together with the other ranks.
 ///
 /// # Errors
 /// As [`super::fit`].
 pub(super) fn train_as_worker(
     job: &FitJob,
-    (run, splits): (&Path, &PredefinedSplits),
+    run: SharedRun,
     observer: &dyn Observer,
     started: Instant,
 ) -> Result<FitSummary> {
     let observer = &WorkerObserver::of(&job.group, observer);
     job.group.all_ok(Ok(()))?; // rank 0 opens the run
-    let (source, _) = agreed_source(job, Ok(()), observer)?;
+    let source = agreed_source(job, Ok(()), observer)?.cases;
     let mut folds = Vec::new();
     for (index, fold) in job.recipe.trained_folds().iter().enumerate() {
         let deadline = deadline(job, index, started);
-        let split = job.dataset.predefined_split(splits, *fold)?;
-        let unused = CheckpointFolder::new(run);
+        let split = job.dataset.predefined_split(&run.splits, *fold)?;
+        let unused = CheckpointFolder::new(&run.path);
         let training = TrainingJob {
             deadline,
-            ..training_job(job, &source, &split, (*fold, unused))
+            ..training_job(job, &source, *fold, &split, unused)
         };
         job.group.all_ok(Ok(()))?; // rank 0 checks the run's folder
         let trained = catch_panic(|| train(&training, observer, &NoTracker))?;
@@ -45,7 +51,7 @@ pub(super) fn train_as_worker(
     job.group.mark_finished();
     job.group.shutdown()?;
     Ok(FitSummary {
-        run: run.to_path_buf(),
+        run: run.path,
         model: job.model.clone(),
         folds,
         roi: None,

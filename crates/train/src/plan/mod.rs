@@ -113,19 +113,19 @@ fn plan_recipe(facts: &Facts, outline: &Outline) -> Result<PlannedRecipe> {
         let recipe = Recipe::parsed(&text, &format!("{}.toml", outline.name), &[])?;
         estimate_memory(&recipe, maps, facts.budget.precision, in_memory)
     };
-    let (width, found) = widest_network(
+    let FittedNetwork { width, patch } = widest_network(
         outline.widths[0],
         &constraints,
         |topology, batch_size, width| {
             Ok(facts.budget.fits(&estimate(topology, batch_size, width)?))
         },
     )?;
-    let estimate = estimate(&found.topology, found.batch_size, width)?;
+    let estimate = estimate(&patch.topology, patch.batch_size, width)?;
     let fit = text::Fit {
-        topology: &found.topology,
-        batch_size: found.batch_size,
+        topology: &patch.topology,
+        batch_size: patch.batch_size,
         width,
-        covers_case: found.covers_case,
+        covers_case: patch.covers_case,
         estimate: Some(estimate),
     };
     let text = text::recipe_toml(facts, outline, &fit);
@@ -137,6 +137,13 @@ fn plan_recipe(facts: &Facts, outline: &Outline) -> Result<PlannedRecipe> {
     })
 }
 
+/// A network's width and patch that fit into memory.
+struct FittedNetwork {
+    /// Channels on the first level.
+    width: usize,
+    patch: FittedPatch,
+}
+
 /// The widest network, with at most `max_width` channels on its first level, whose patch covers enough of a case,
 /// otherwise the narrowest; with its patch and batch size. In little memory a narrower network has a larger patch,
 /// which matters more.
@@ -146,9 +153,9 @@ fn widest_network(
     max_width: usize,
     constraints: &PatchConstraints,
     fits: impl Fn(&Topology, usize, usize) -> Result<bool>,
-) -> Result<(usize, FittedPatch)> {
+) -> Result<FittedNetwork> {
     const MIN_COVERAGE: f64 = 0.25;
-    let mut best: Option<(usize, FittedPatch)> = None;
+    let mut best = None;
     for width in [max_width, max_width * 3 / 4, max_width / 2] {
         let found = fit_patch(constraints, |topology, batch_size| {
             fits(topology, batch_size, width)
@@ -162,10 +169,13 @@ fn widest_network(
         let case_voxels = constraints.case_voxels.iter().product::<f64>();
         let covers_enough = found.covers_case || patch_voxels >= MIN_COVERAGE * case_voxels;
         let done = found.fits && covers_enough;
-        best = Some((width, found));
+        best = Some(FittedNetwork {
+            width,
+            patch: found,
+        });
         if done {
             break;
         }
     }
-    best.ok_or_else(|| Error::invalid("internal: no network width was tried"))
+    best.ok_or_else(|| Error::internal("no network width was tried"))
 }

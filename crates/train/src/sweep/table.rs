@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::diagnosis::{Verdict, diagnose};
 use ctseg_base::atomic_file::write_bytes_atomically;
+use ctseg_base::mean::mean;
 use ctseg_base::text::csv_cell::to_cell;
 use ctseg_base::{Error, Result};
 use ctseg_core::recipe::Recipe;
@@ -75,11 +76,6 @@ fn dice_within(history: &History, epochs: usize) -> Option<f64> {
         history::best(&lines[..within]).map(|(_, dice)| dice)
     });
     mean(best)
-}
-
-fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
-    let values: Vec<f64> = values.collect();
-    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }
 
 /// All trials, the best first: by rungs reached, then by Dice; failed trials last.

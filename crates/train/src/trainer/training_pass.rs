@@ -210,9 +210,7 @@ impl TrainingPass<'_> {
                 }
                 Ok(batch) => return batch,
                 Err(RecvTimeoutError::Disconnected) => {
-                    return Err(Error::invalid(
-                        "internal: the data-loader thread ended early",
-                    ));
+                    return Err(Error::internal("the data-loader thread ended early"));
                 }
             }
         }

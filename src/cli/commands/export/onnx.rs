@@ -15,7 +15,7 @@ pub struct OnnxArgs {
 }
 
 pub fn run(_: &OnnxArgs) -> anyhow::Result<Outcome> {
-    Err(Error::invalid(
+    Err(Error::unsupported(
         "ONNX export is not supported: no Rust exporter has transposed and 3D convolutions yet; use 'ctseg export safetensors MODEL -o FOLDER' and torch.onnx.export with scripts/torch_network.py (docs/export.md)",
     )
     .into())

@@ -20,7 +20,7 @@ use crate::cli::args::time_limit::LimitArgs;
 use crate::cli::args::tracking::MlflowArgs;
 use crate::cli::env::{GPUS, nnunet_preprocessed};
 use crate::cli::outcome::Outcome;
-use crate::cli::resume::{Given, TRACKED_ALREADY, moved_data};
+use crate::cli::resume::{DataPaths, Given, TRACKED_ALREADY, moved_data};
 use crate::cli::settings::Settings;
 use crate::cli::signals::stop_on_signals;
 use crate::cli::{distributed, launch_gpus};
@@ -183,7 +183,7 @@ pub fn run(
         None => (ProcessGroup::single(), settings.compute()?),
     };
     let group = Arc::new(group);
-    let trained = trained((args, given), settings, runs, compute, &group);
+    let trained = trained(args, given, settings, runs, compute, &group);
     let ended = group.shutdown();
     let outcome = trained?;
     ended?;
@@ -191,7 +191,8 @@ pub fn run(
 }
 
 fn trained(
-    (args, given): (FitArgs, &Given),
+    args: FitArgs,
+    given: &Given,
     settings: &Settings,
     runs: PathBuf,
     compute: Compute,
@@ -200,7 +201,7 @@ fn trained(
     let observer = settings.observer();
     let loader_threads = threads::loader_threads(args.loader_threads)?;
     let storage = args.storage.storage(&settings.config)?;
-    let inputs = inputs((&args, given), settings, group, observer.as_ref())?;
+    let inputs = inputs(&args, given, settings, group, observer.as_ref())?;
     let mut dataset = inputs.dataset()?;
     // Before this point there is nothing to save, so that signals may end the process.
     let stop = stop_on_signals()?;
@@ -275,26 +276,27 @@ impl Inputs {
 
 /// Those of the resumed run, or those of the command line.
 fn inputs(
-    (args, given): (&FitArgs, &Given),
+    args: &FitArgs,
+    given: &Given,
     settings: &Settings,
     group: &ProcessGroup,
     observer: &dyn Observer,
 ) -> anyhow::Result<Inputs> {
     if let Some(run) = &args.resume {
-        return Ok(resumed(run, (args, given), settings)?);
+        return Ok(resumed(run, args, given, settings)?);
     }
     let recipe = recipe(args)?;
     // Rank 0 generates missing data; the others read it.
     let named = |observer| dataset_path(args, settings, &recipe, observer);
     let first = group.is_rank_zero().then(|| named(observer)).transpose();
-    let (data, data_root) = match group.all_ok(first)? {
+    let found = match group.all_ok(first)? {
         Some(first) => first,
         None => named(&Silent)?,
     };
     Ok(Inputs {
         recipe,
-        data,
-        data_root,
+        data: found.data,
+        data_root: found.data_root,
         name: None,
         model: settings.config.model_or(args.model.clone()),
         seed: args.seed,
@@ -320,7 +322,8 @@ fn with_folds(
 /// The inputs stored in the folder `run`, with data and epochs of the command line.
 fn resumed(
     run: &Path,
-    (args, given): (&FitArgs, &Given),
+    args: &FitArgs,
+    given: &Given,
     settings: &Settings,
 ) -> Result<Inputs, Error> {
     let (mut recipe, from) = RunFolder::read(run)?;
@@ -333,13 +336,16 @@ fn resumed(
         }
         recipe = Recipe::parsed(&recipe.to_toml()?, "--epochs", &set)?;
     }
-    let stored = (from.dataset, from.data_root);
-    let named = (args.data.clone(), args.data_root.clone());
-    let (data, data_root) = moved_data(given, stored, named, settings)?;
+    let stored = DataPaths {
+        data: from.dataset,
+        data_root: from.data_root,
+    };
+    let (data, data_root) = (args.data.clone(), args.data_root.clone());
+    let found = moved_data(given, stored, data, data_root, settings)?;
     Ok(Inputs {
         recipe,
-        data,
-        data_root,
+        data: found.data,
+        data_root: found.data_root,
         name: RunData::name_of(run)?,
         model: from.model,
         seed: from.seed,
@@ -372,15 +378,18 @@ fn dataset_path(
     settings: &Settings,
     recipe: &Recipe,
     observer: &dyn Observer,
-) -> Result<(PathBuf, Option<PathBuf>), Error> {
+) -> Result<DataPaths, Error> {
     let data_root = args
         .data_root
         .clone()
         .or_else(|| settings.config.data_root.clone());
     if let Some(data) = args.data.clone().or_else(|| settings.config.data.clone()) {
-        return Ok((data, data_root));
+        return Ok(DataPaths { data, data_root });
     }
-    Ok((generated::data_for(recipe, observer)?, None))
+    Ok(DataPaths {
+        data: generated::data_for(recipe, observer)?,
+        data_root: None,
+    })
 }
 
 #[cfg(test)]

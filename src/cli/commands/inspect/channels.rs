@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::volume_text::{header_text, histogram};
+use crate::cli::print::Description;
 use ctseg_base::Result;
 use ctseg_base::text::printable::Shown;
 use ctseg_base::text::table::table;
@@ -57,8 +58,8 @@ impl Channel {
     }
 }
 
-/// The image with `count` channels at `path` as text and as JSON; only one channel is in memory at a time.
-pub fn described(path: &Path, count: usize) -> Result<(String, Value)> {
+/// The image with `count` channels at `path`; only one channel is in memory at a time.
+pub fn described(path: &Path, count: usize) -> Result<Description> {
     let sidecar = sidecar_of(path);
     let mut channels = empty_channels(count, sidecar.as_ref());
     let mut edges = Vec::new();
@@ -76,21 +77,24 @@ pub fn described(path: &Path, count: usize) -> Result<(String, Value)> {
     })?;
     let header = VolumeHeader::from(header);
     let text = header_text(path, &header, &format!(", {count} channels"));
-    let mut value = json!({
+    let mut json = json!({
         "kind": kind(sidecar.as_ref()), "path": path.display().to_string(), "shape": header.grid.shape,
         "spacing_mm": header.grid.spacing_mm(), "affine": header.grid.affine,
         "orientation": header.grid.orientation().to_string(), "datatype": header.voxel_type.name(),
         "warnings": header.warnings, "channels": channels,
     });
     if !edges.is_empty() {
-        value["edges_hu"] = json!(edges);
+        json["edges_hu"] = json!(edges);
     }
     let voxel_ml = header.grid.voxel_volume_ml();
-    Ok((text + &channel_table(&channels, Some(voxel_ml)), value))
+    Ok(Description {
+        text: text + &channel_table(&channels, Some(voxel_ml)),
+        json,
+    })
 }
 
 /// The probabilities of a .npy file written by `predict --save-probabilities=f16`.
-pub fn array(path: &Path) -> Result<(String, Value)> {
+pub fn array(path: &Path) -> Result<Description> {
     let sidecar = sidecar_of(path);
     let reader = ProbabilityReader::open_array(path)?;
     let [z, y, x] = reader.shape_zyx();
@@ -113,11 +117,14 @@ pub fn array(path: &Path) -> Result<(String, Value)> {
         channels.len()
     );
     let voxel_ml = spacing.map(|mm| mm.iter().product::<f64>() / 1000.0);
-    let value = json!({
+    let json = json!({
         "kind": "probabilities", "path": path.display().to_string(), "shape": [x, y, z], "spacing_mm": spacing, "datatype": "float16",
         "channels": channels,
     });
-    Ok((text + &channel_table(&channels, voxel_ml), value))
+    Ok(Description {
+        text: text + &channel_table(&channels, voxel_ml),
+        json,
+    })
 }
 
 /// Whether the file has probabilities of a prediction.

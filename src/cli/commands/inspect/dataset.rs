@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::cli::commands::convert;
 use crate::cli::outcome::Outcome;
-use crate::cli::print::print_out;
+use crate::cli::print::{Description, print_out};
 use crate::cli::settings::Settings;
 use crate::cli::signals::stop_on_signals;
 use ctseg_base::text::printable::Shown;
@@ -18,8 +18,7 @@ use ctseg_interop::convert::{Conversion, Format, Overlaps, check};
 /// Number of missing files listed; the rest are counted.
 const MAX_LISTED: usize = 20;
 
-/// The dataset as text and as JSON.
-pub fn described(dataset: &Dataset) -> (String, Value) {
+pub fn described(dataset: &Dataset) -> Description {
     let mut text = format!(
         "{} ({}) in {}\n  {}, {} for training, {} for testing{}\n",
         dataset.name.shown(),
@@ -72,11 +71,11 @@ pub fn described(dataset: &Dataset) -> (String, Value) {
         .iter()
         .map(|s| json!({"name": s.name, "label": s.value}))
         .collect();
-    let value = json!({
+    let json = json!({
         "kind": "dataset", "name": dataset.name, "layout": dataset.layout.to_string(), "structures": names,
         "ignore": dataset.ignore, "cases": cases, "missing": missing,
     });
-    (text, value)
+    Description { text, json }
 }
 
 /// The outcome of an inspection with the JSON `value`: missing files of a dataset count as failed cases.

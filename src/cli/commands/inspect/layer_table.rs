@@ -2,11 +2,12 @@
 
 use serde_json::{Value, json};
 
+use crate::cli::print::Description;
 use ctseg_base::text::table::table;
 use ctseg_engine::weights::is_trained;
 
-/// Name and weight shape of each layer, as text and as JSON.
-pub(crate) fn layer_table(layers: &[(&str, &[usize])]) -> (String, Value) {
+/// Name and weight shape of each layer.
+pub(crate) fn layer_table(layers: &[(&str, &[usize])]) -> Description {
     let size = |shape: &[usize]| shape.iter().product::<usize>();
     let rows: Vec<Vec<String>> = layers
         .iter()
@@ -30,8 +31,8 @@ pub(crate) fn layer_table(layers: &[(&str, &[usize])]) -> (String, Value) {
         .iter()
         .map(|(name, shape)| json!({"name": name, "shape": shape}))
         .collect();
-    (
+    Description {
         text,
-        json!({"trained_parameters": trained, "layers": layers}),
-    )
+        json: json!({"trained_parameters": trained, "layers": layers}),
+    }
 }

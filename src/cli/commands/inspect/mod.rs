@@ -15,12 +15,12 @@ use volume_text::{header_text, histogram};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::cli::args::reading::ReadingArgs;
 use crate::cli::fingerprint;
 use crate::cli::outcome::Outcome;
-use crate::cli::print::print_out;
+use crate::cli::print::Description;
 use crate::cli::settings::Settings;
 use ctseg_base::text::file::read_text;
 use ctseg_base::text::printable::Shown;
@@ -72,7 +72,7 @@ pub fn run(args: InspectArgs, settings: &Settings) -> anyhow::Result<Outcome> {
             settings,
         );
     }
-    let (text, value) = if args.fingerprint {
+    let found = if args.fingerprint {
         let dataset = Dataset::open_in(&args.what, data_root.as_deref())?;
         let dataset = dataset.read_as(args.reading.reading())?;
         let observer = settings.observer();
@@ -80,16 +80,11 @@ pub fn run(args: InspectArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     } else {
         inspected(&args.what, data_root.as_deref(), args.reading.reading())?
     };
-    if settings.json {
-        print_out(&format!("{value:#}\n"));
-    } else {
-        print_out(&text);
-    }
-    Ok(dataset::outcome(&value))
+    found.print(settings.json);
+    Ok(dataset::outcome(&found.json))
 }
 
-/// The contents as text and as JSON.
-fn inspected(what: &Path, data_root: Option<&Path>, reading: Reading) -> Result<(String, Value)> {
+fn inspected(what: &Path, data_root: Option<&Path>, reading: Reading) -> Result<Description> {
     let extension = |wanted: &str| {
         what.extension()
             .is_some_and(|e| e.eq_ignore_ascii_case(wanted))
@@ -137,7 +132,7 @@ fn inspected(what: &Path, data_root: Option<&Path>, reading: Reading) -> Result<
     }
 }
 
-fn volume_or_channels(path: &Path, reading: Reading) -> Result<(String, Value)> {
+fn volume_or_channels(path: &Path, reading: Reading) -> Result<Description> {
     // A broken file gives the error of the single-volume reader.
     match read_channels(path) {
         Ok((_, count)) if count > 1 || channels::are_probabilities(path) => {
@@ -147,7 +142,7 @@ fn volume_or_channels(path: &Path, reading: Reading) -> Result<(String, Value)> 
     }
 }
 
-fn volume(path: &Path, reading: Reading) -> Result<(String, Value)> {
+fn volume(path: &Path, reading: Reading) -> Result<Description> {
     let mut image = read_volume(path)?;
     let names = read_label_names(path)?;
     reading.rescale(&mut image);
@@ -168,7 +163,7 @@ fn volume(path: &Path, reading: Reading) -> Result<(String, Value)> {
         None => (histogram_text(&edges, &counts), None),
     };
     text += &shown;
-    let value = json!({
+    let json = json!({
         "kind": "volume", "path": path, "shape": grid.shape, "spacing_mm": spacing, "affine": grid.affine,
         "orientation": grid.orientation().to_string(), "datatype": image.header.voxel_type.name(),
         "qform_code": qform, "sform_code": sform,
@@ -176,7 +171,7 @@ fn volume(path: &Path, reading: Reading) -> Result<(String, Value)> {
         "histogram": labels.is_none().then(|| json!({"edges_hu": edges, "counts": counts})),
         "label_names": names, "labels": labels,
     });
-    Ok((text, value))
+    Ok(Description { text, json })
 }
 
 fn histogram_text(edges: &[f32], counts: &[u64]) -> String {
@@ -205,7 +200,7 @@ fn warn_of_values(image: &mut VolumeImage, is_label_map: bool) {
     image.header.warnings.extend(warning);
 }
 
-fn model(path: &Path) -> Result<(String, Value)> {
+fn model(path: &Path) -> Result<Description> {
     let bundle = Bundle::open(path)?;
     let compute = cpu_engine()?;
     let mut text = format!(
@@ -242,27 +237,26 @@ fn model(path: &Path) -> Result<(String, Value)> {
             );
         }
         let values: Vec<u16> = bundle.structures()?.iter().map(|s| s.value).collect();
-        let (layers, value) =
-            recipe_with(&stage.recipe, output_maps(&stage.recipe, &values).len())?;
-        text += &layers;
-        stages.push(json!({"stage": number, "folds": stage.folds, "recipe": stage.recipe, "network": value}));
+        let network = recipe_with(&stage.recipe, output_maps(&stage.recipe, &values).len())?;
+        text += &network.text;
+        stages.push(json!({"stage": number, "folds": stage.folds, "recipe": stage.recipe, "network": network.json}));
     }
     let chosen = &bundle.manifest.postprocessing;
     for (name, cleaning) in chosen.iter().flat_map(|chosen| &chosen.structures) {
         let steps: Vec<String> = cleaning.steps.iter().map(Step::to_string).collect();
         text += &format!("postprocessing of {}: {}\n", name.shown(), steps.join(", "));
     }
-    Ok((
+    Ok(Description {
         text,
-        json!({"kind": "model", "path": path.display().to_string(), "sha256": bundle.sha256(), "structures": bundle.manifest.structures, "stages": stages, "postprocessing": chosen}),
-    ))
+        json: json!({"kind": "model", "path": path.display().to_string(), "sha256": bundle.sha256(), "structures": bundle.manifest.structures, "stages": stages, "postprocessing": chosen}),
+    })
 }
 
-fn recipe(recipe: &Recipe) -> Result<(String, Value)> {
+fn recipe(recipe: &Recipe) -> Result<Description> {
     recipe_with(recipe, 1)
 }
 
-fn recipe_with(recipe: &Recipe, outputs: usize) -> Result<(String, Value)> {
+fn recipe_with(recipe: &Recipe, outputs: usize) -> Result<Description> {
     let input = cost::input_of(recipe);
     let found = recipe.network.cost(recipe.channels(), outputs, input)?;
     let mut text = format!(
@@ -283,14 +277,14 @@ fn recipe_with(recipe: &Recipe, outputs: usize) -> Result<(String, Value)> {
     for warning in &warnings {
         text += &format!("warning: {}\n", warning.shown());
     }
-    Ok((
+    Ok(Description {
         text,
-        json!({
+        json: json!({
             "kind": "recipe", "recipe": recipe, "input": input, "cost": found,
             "training_bytes": cost::training_bytes(&found, recipe.training.batch_size),
             "warnings": warnings,
         }),
-    ))
+    })
 }
 
 /// A CPU engine to inspect weights with.

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
+use crate::cli::print::Description;
 use ctseg_base::Result;
 use ctseg_base::text::printable::Shown;
 use ctseg_base::text::table::table;
@@ -11,8 +12,8 @@ use ctseg_base::text::words::{counted, listed};
 use ctseg_core::model::multi_part::{MultiPartModel, OTHERS, When};
 use ctseg_image::labels::postprocess::Step;
 
-/// The model at `path` as text and as JSON; its parts are verified.
-pub fn described(path: &Path) -> Result<(String, Value)> {
+/// The model at `path`; its parts are verified.
+pub fn described(path: &Path) -> Result<Description> {
     let model = MultiPartModel::open(path)?;
     let opened = model.open_parts(None)?;
     drop(opened);
@@ -54,8 +55,8 @@ pub fn described(path: &Path) -> Result<(String, Value)> {
         let steps: Vec<String> = steps.iter().map(Step::to_string).collect();
         text += &format!("postprocessing of {}: {}\n", name.shown(), steps.join(", "));
     }
-    let value = json!({
+    let json = json!({
         "kind": "model of several parts", "path": path, "sha256": model.sha256(), "manifest": manifest,
     });
-    Ok((text, value))
+    Ok(Description { text, json })
 }

@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::cli::commands::fit;
+use crate::cli::print::Description;
 use ctseg_base::Result;
 use ctseg_base::text::printable::Shown;
 use ctseg_base::text::table::{score, table};
@@ -14,8 +15,8 @@ use ctseg_core::run::history;
 use ctseg_core::run::history::EpochLine;
 use ctseg_train::diagnosis::{Diagnosis, diagnose};
 
-/// The run in folder `path` as text and as JSON. Nothing in the folder is changed.
-pub fn described(path: &Path) -> Result<(String, Value)> {
+/// The run in folder `path`. Nothing in the folder is changed.
+pub fn described(path: &Path) -> Result<Description> {
     let (recipe, settings) = RunFolder::read(path)?;
     let history = history::read(path)?;
     let mut text = format!(
@@ -59,11 +60,11 @@ pub fn described(path: &Path) -> Result<(String, Value)> {
     for diagnosis in &diagnoses {
         text += &fit::described(diagnosis);
     }
-    let value = json!({
+    let json = json!({
         "kind": "run", "path": path, "recipe": recipe, "settings": settings, "history": history,
         "diagnoses": diagnoses,
     });
-    Ok((text, value))
+    Ok(Description { text, json })
 }
 
 fn row(name: &str, lines: &[EpochLine]) -> Vec<String> {

@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::layer_table;
+use crate::cli::print::Description;
 use ctseg_base::text::printable::Shown;
 use ctseg_base::{Error, Result};
 use ctseg_engine::torch_checkpoint::{Node, TorchFile, Value as Held};
@@ -18,8 +19,8 @@ const LEFT_OUT: [&str; 3] = ["optimizer_state", "grad_scaler_state", "logging"];
 /// Longer settings are truncated in the text, not in JSON.
 const LONGEST: usize = 160;
 
-/// The checkpoint as text and as JSON. Only names and shapes of the weights are read.
-pub fn described(path: &Path) -> Result<(String, Value)> {
+/// The checkpoint. Only names and shapes of the weights are read.
+pub fn described(path: &Path) -> Result<Description> {
     let file = TorchFile::open(path)?;
     let stored = file.tensors(weights_of(file.root()), |_| true)?;
     if stored.is_empty() {
@@ -33,17 +34,17 @@ pub fn described(path: &Path) -> Result<(String, Value)> {
         .iter()
         .map(|(name, tensor)| (name.as_str(), tensor.shape.as_slice()))
         .collect();
-    let (mut text, mut value) = layer_table(&layers);
+    let mut described = layer_table(&layers);
     for (name, setting) in &settings {
         let mut shown: String = setting.to_string().chars().take(LONGEST).collect();
         if shown.chars().count() == LONGEST {
             shown.push('…');
         }
-        text += &format!("  {}: {}\n", name.shown(), shown.shown());
+        described.text += &format!("  {}: {}\n", name.shown(), shown.shown());
     }
-    value["kind"] = json!("torch");
-    value["settings"] = Value::Object(settings);
-    Ok((text, value))
+    described.json["kind"] = json!("torch");
+    described.json["settings"] = Value::Object(settings);
+    Ok(described)
 }
 
 fn weights_of(root: Node<'_>) -> Node<'_> {

@@ -58,7 +58,7 @@ fn chosen(balls: &Balls, recipe: &Recipe) -> Option<Postprocessing> {
         recipe,
         stop: &AtomicBool::new(false),
     };
-    search.choose(&Silent).unwrap().0
+    search.choose(&Silent).unwrap().chosen
 }
 
 #[test]

@@ -21,11 +21,16 @@ pub(super) fn decathlon_cases(
     structures: Vec<Structure>,
 ) -> Result<(Found, Vec<String>)> {
     let listed = listed(root, content, training);
-    let images: Vec<PathBuf> = listed.iter().map(|(image, ..)| image.clone()).collect();
+    let images: Vec<PathBuf> = listed.iter().map(|one| one.image.clone()).collect();
     let mut names = CaseNames::of(&images);
     let mut cases = Vec::new();
     let mut test_ids = Vec::new();
-    for (image, label, is_test) in listed {
+    for ListedImage {
+        image,
+        label,
+        is_test,
+    } in listed
+    {
         let Some(stem) = case_name(&image) else {
             return Err(Error::file(
                 json,
@@ -66,12 +71,14 @@ pub(super) fn decathlon_cases(
     ))
 }
 
-/// Image, label and whether it is a test case, for every listed case.
-fn listed(
-    root: &Path,
-    content: &DatasetJson,
-    training: Vec<TrainingPair>,
-) -> Vec<(PathBuf, Option<String>, bool)> {
+/// A case as it is listed.
+struct ListedImage {
+    image: PathBuf,
+    label: Option<String>,
+    is_test: bool,
+}
+
+fn listed(root: &Path, content: &DatasetJson, training: Vec<TrainingPair>) -> Vec<ListedImage> {
     let training = training
         .into_iter()
         .map(|pair| (pair.image, Some(pair.label), false));
@@ -81,7 +88,11 @@ fn listed(
     });
     training
         .chain(test)
-        .map(|(image, label, is_test)| (joined(root, &image), label, is_test))
+        .map(|(image, label, is_test)| ListedImage {
+            image: joined(root, &image),
+            label,
+            is_test,
+        })
         .collect()
 }
 

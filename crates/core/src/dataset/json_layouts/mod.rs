@@ -18,8 +18,15 @@ use ctseg_image::formats::case_name;
 use content::{DatasetJson, ListedCase, read};
 use decathlon::decathlon_cases;
 
-/// The CT images of the dataset that `json` describes; none if it describes no dataset. Labels are not read. If it
-/// returns no files, every volume in nnU-Net's image `folders` is an image.
+/// The CT images of a dataset.
+pub(super) struct ListedImages {
+    pub layout: Layout,
+    /// None: every volume in nnU-Net's image folders.
+    pub files: Option<Vec<PathBuf>>,
+}
+
+/// The CT images of the dataset that `json` describes, in nnU-Net's image `folders` or listed; none if it describes no
+/// dataset. Labels are not read.
 ///
 /// # Errors
 /// A file that cannot be read; several channels, none of them named CT.
@@ -27,7 +34,7 @@ pub(super) fn images(
     root: &Path,
     json: &Path,
     folders: &[PathBuf],
-) -> Result<Option<(Layout, Option<Vec<PathBuf>>)>> {
+) -> Result<Option<ListedImages>> {
     let mut content = read(json)?;
     if let Some(training) = content.take_training() {
         one_channel(
@@ -38,7 +45,10 @@ pub(super) fn images(
         )?;
         let (found, _) = decathlon_cases(root, json, &content, training, Vec::new())?;
         let files = found.cases.into_iter().map(|case| case.image).collect();
-        return Ok(Some((Layout::Decathlon, Some(files))));
+        return Ok(Some(ListedImages {
+            layout: Layout::Decathlon,
+            files: Some(files),
+        }));
     }
     if !content.is_nnunet() {
         return Ok(None);
@@ -53,7 +63,10 @@ pub(super) fn images(
             Some(images.map(|image| joined(root, image)).collect())
         }
     };
-    Ok(Some((Layout::NnUnet, files)))
+    Ok(Some(ListedImages {
+        layout: Layout::NnUnet,
+        files,
+    }))
 }
 
 /// The number of the CT channel; none if there is only one channel.

@@ -48,7 +48,7 @@ pub fn label_maps(path: &Path, depth: Depth) -> Result<Vec<LabelMapFile>> {
     let mut found = Vec::new();
     if path.is_dir() {
         let mut seen = HashSet::new();
-        search(path, (None, depth), &mut seen, &mut found)?;
+        search(path, None, depth, &mut seen, &mut found)?;
     } else if !path.exists() {
         return Err(Error::file(
             path,
@@ -97,7 +97,8 @@ fn sidecar(label_map: &Path) -> Option<Sidecar> {
 /// folder is named after and whose masks it may hold.
 fn search(
     folder: &Path,
-    (of_case, depth): (Option<&Path>, Depth),
+    of_case: Option<&Path>,
+    depth: Depth,
     seen: &mut HashSet<PathBuf>,
     found: &mut Vec<PathBuf>,
 ) -> Result<()> {
@@ -147,7 +148,7 @@ fn search(
     for subfolder in folders {
         let name = subfolder.file_name().unwrap_or_default();
         let of_case = is_case(&subfolder, name).then(|| as_label_map(&subfolder));
-        search(&subfolder, (of_case.as_deref(), depth), seen, found)?;
+        search(&subfolder, of_case.as_deref(), depth, seen, found)?;
     }
     Ok(())
 }

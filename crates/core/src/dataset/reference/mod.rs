@@ -53,7 +53,7 @@ impl Reference {
         self
     }
 
-    /// How to reorient a reference on the grid `own` to the grid of the prediction at `path`, with a remark if the two
+    /// How to reorient a reference on the grid `own` to the grid of the `prediction` at `path`, with a remark if the two
     /// differ slightly.
     ///
     /// # Errors
@@ -61,7 +61,8 @@ impl Reference {
     pub fn reorientation(
         &self,
         own: &Grid,
-        (path, prediction): (&Path, &Grid),
+        path: &Path,
+        prediction: &Grid,
     ) -> Result<(Reorientation, Option<GridMismatch>)> {
         let tolerance = match self {
             Self::Files(_, tolerance) => *tolerance,
@@ -72,16 +73,17 @@ impl Reference {
         Ok((reorientation.inverse(), remark))
     }
 
-    /// [`Self::load`] on the grid of the prediction at `path`; see [`Self::reorientation`].
+    /// [`Self::load`] on the grid of the `prediction` at `path`; see [`Self::reorientation`].
     pub fn load_on(
         &self,
         id: &str,
-        (path, prediction): (&Path, &Grid),
+        path: &Path,
+        prediction: &Grid,
     ) -> Result<Option<(LabelMap, Option<GridMismatch>)>> {
         let Some(labels) = self.load(id)? else {
             return Ok(None);
         };
-        let (reorientation, remark) = self.reorientation(&labels.grid, (path, prediction))?;
+        let (reorientation, remark) = self.reorientation(&labels.grid, path, prediction)?;
         let labels = LabelMap {
             grid: *prediction,
             data: reorientation.apply(labels.data),

@@ -178,7 +178,7 @@ impl Cascade {
         let first = self
             .models
             .first()
-            .ok_or_else(|| Error::invalid("internal: inference without a model"))?;
+            .ok_or_else(|| Error::internal("inference without a model"))?;
         // The first model's spacing, in the common region.
         let common = match (region, grids.first()) {
             (Some(region), _) => network_grid(&first.stage2.recipe, source, &region),

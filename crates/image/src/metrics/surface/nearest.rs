@@ -30,7 +30,7 @@ pub fn distances(
         .into_par_iter()
         .map_init(Slice::default, |slice, z| {
             let from = from.index_axis(Axis(0), z);
-            slice.distances(from, steps.index_axis(Axis(0), z), (areas_mm2, spacing_mm))
+            slice.distances(from, steps.index_axis(Axis(0), z), areas_mm2, spacing_mm)
         })
         .collect();
     slices.concat()
@@ -90,7 +90,8 @@ impl Slice {
         &mut self,
         from: ArrayView2<u8>,
         steps: ArrayView2<u16>,
-        (areas_mm2, spacing_mm): (&[f64; 256], [f64; 3]),
+        areas_mm2: &[f64; 256],
+        spacing_mm: [f64; 3],
     ) -> Vec<Element> {
         let mut found = Vec::new();
         let wanted: Vec<usize> = (0..from.nrows())
@@ -101,7 +102,7 @@ impl Slice {
         };
         self.columns_pass(steps, (*first, *last), spacing_mm);
         for y in wanted {
-            self.row_pass(y, from, steps, (areas_mm2, spacing_mm), &mut found);
+            self.row_pass(y, from, steps, areas_mm2, spacing_mm, &mut found);
         }
         found
     }
@@ -141,7 +142,8 @@ impl Slice {
         y: usize,
         from: ArrayView2<u8>,
         steps: ArrayView2<u16>,
-        (areas_mm2, [step_x_mm, step_y_mm, step_z_mm]): (&[f64; 256], [f64; 3]),
+        areas_mm2: &[f64; 256],
+        [step_x_mm, step_y_mm, step_z_mm]: [f64; 3],
         found: &mut Vec<Element>,
     ) {
         let width = from.ncols();

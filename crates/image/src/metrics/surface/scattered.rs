@@ -87,10 +87,13 @@ pub fn distances(
         } else {
             let tree = tree.get_or_insert_with(|| Tree::new(to, spacing_mm));
             // Adjacent corners mostly share the nearest element.
-            let mut best = (tree.squared(last, corner.at), last);
+            let mut best = Nearest {
+                squared_mm: tree.squared(last, corner.at),
+                point: last,
+            };
             tree.search(0, to.len(), corner.at, &mut best);
-            last = best.1;
-            best.0.sqrt()
+            last = best.point;
+            best.squared_mm.sqrt()
         };
         Element {
             distance_mm,
@@ -110,6 +113,12 @@ struct Tree {
     axes: Vec<u8>,
     /// (z, y, x).
     steps_mm: [f64; 3],
+}
+
+/// The nearest point found so far, and its squared distance.
+struct Nearest {
+    squared_mm: f64,
+    point: usize,
 }
 
 impl Tree {
@@ -162,8 +171,8 @@ impl Tree {
         mm * mm
     }
 
-    /// Searches the points from `start` to `end` for one nearer than `best` (squared distance, point).
-    fn search(&self, start: usize, end: usize, from: [u32; 3], best: &mut (f64, usize)) {
+    /// Searches the points from `start` to `end` for one nearer than `best`.
+    fn search(&self, start: usize, end: usize, from: [u32; 3], best: &mut Nearest) {
         if end - start <= LEAF {
             for point in start..end {
                 self.visit(point, from, best);
@@ -180,15 +189,15 @@ impl Tree {
             false => (upper, lower),
         };
         self.search(near.0, near.1, from, best);
-        if self.squared_along(axis, from[axis], border) < best.0 {
+        if self.squared_along(axis, from[axis], border) < best.squared_mm {
             self.search(far.0, far.1, from, best);
         }
     }
 
-    fn visit(&self, point: usize, from: [u32; 3], best: &mut (f64, usize)) {
-        let squared = self.squared(point, from);
-        if squared < best.0 {
-            *best = (squared, point);
+    fn visit(&self, point: usize, from: [u32; 3], best: &mut Nearest) {
+        let squared_mm = self.squared(point, from);
+        if squared_mm < best.squared_mm {
+            *best = Nearest { squared_mm, point };
         }
     }
 }

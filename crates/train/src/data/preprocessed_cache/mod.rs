@@ -18,6 +18,7 @@ use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, utimensat};
 use ctseg_base::atomic_file::persist;
 use ctseg_base::progress::Observer;
 use ctseg_base::temp_files::remove_stale_temp_files;
+use ctseg_base::text::bytes::decimal;
 use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::prepared_case::PreparedCase;
@@ -146,8 +147,8 @@ impl CacheSession<'_> {
             "case cache {}: {} read, {misses} preprocessed{removed}; {} of {} in use",
             cache.folder.display(),
             counted(hits, "case"),
-            in_words(cache.files.bytes().unwrap_or(0)),
-            in_words(cache.files.max_bytes())
+            decimal(cache.files.bytes().unwrap_or(0)),
+            decimal(cache.files.max_bytes())
         ));
     }
 
@@ -179,7 +180,7 @@ impl CacheSession<'_> {
         let bytes = file::length(case);
         if bytes > cache.files.max_bytes() {
             self.warn_once(&cache.has_warned_of_size, || {
-                let needed = in_words(bytes);
+                let needed = decimal(bytes);
                 format!(
                     "a case of {needed} exceeds the cache size and is not cached; raise --case-cache-size"
                 )
@@ -199,13 +200,6 @@ impl CacheSession<'_> {
             self.observer
                 .warn(&format!("case cache {folder}: {}", what()));
         }
-    }
-}
-
-fn in_words(bytes: u64) -> String {
-    match bytes {
-        0..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
-        _ => format!("{:.1} GB", bytes as f64 / 1e9),
     }
 }
 
