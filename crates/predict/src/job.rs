@@ -11,7 +11,7 @@ use ctseg_base::{Error, Result};
 use ctseg_core::inference::attention::Attention;
 use ctseg_core::inference::cascade::Cascade;
 use ctseg_core::inference::load_options::LoadOptions;
-use ctseg_core::inference::memory_limit::MemoryLimit;
+use ctseg_core::inference::memory_limit::BatchMemoryLimit;
 use ctseg_core::inference::predictor::Predictor;
 use ctseg_core::inference::threshold::Thresholds;
 use ctseg_core::model::identity::ModelUsed;
@@ -120,7 +120,7 @@ impl PredictJob<'_> {
         let limit = self.max_ram.map(|bytes| {
             let inputs = cases.iter().filter(|case| case.refused.is_none());
             let inputs: Vec<PathBuf> = inputs.map(|case| case.input.clone()).collect();
-            MemoryLimit::new(bytes, &inputs, self.needs_probabilities())
+            BatchMemoryLimit::new(bytes, &inputs, self.needs_probabilities())
         });
         let predictors = self.computes.iter().map(|compute| {
             if compute.precision == Precision::F32 || self.max_ram.is_some() {
@@ -144,7 +144,7 @@ impl PredictJob<'_> {
         let predictors = predictors.collect::<Result<_>>()?;
         Ok((
             predictors,
-            limit.map(MemoryLimit::refused).unwrap_or_default(),
+            limit.map(BatchMemoryLimit::refused).unwrap_or_default(),
         ))
     }
 

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use ndarray::{Array3, Array4, ArrayView3, Axis, Slice};
 
+use super::roi::map_between;
 use super::sliding_window::Planes;
 use super::threshold::logit;
 use ctseg_base::{Error, Result};
@@ -320,9 +321,4 @@ fn covered(map: &GridMap, source: &Grid, common: &Grid) -> Option<VoxelBox> {
         covered.end[axis] = (0..source.shape[axis]).rev().find(inside)? + 1;
     }
     Some(covered)
-}
-
-fn map_between(onto: &Grid, from: &Grid) -> Result<GridMap> {
-    onto.map_to(from)
-        .ok_or_else(|| Error::invalid("internal: the grids of region and volume are not parallel"))
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use super::{Mark, key};
 use crate::CaseState;
 use ctseg_base::process::id::ProcessId;
-use ctseg_base::process::owner::{Heartbeat, Liveness, Worker};
+use ctseg_base::process::owner::{LastHeartbeat, Liveness, Worker};
 use ctseg_base::text::file::read_text;
 use ctseg_base::{Error, Result, regular_file};
 
@@ -87,7 +87,7 @@ impl Survey {
             alive: Liveness::of(
                 id.as_ref(),
                 metadata.uid(),
-                Heartbeat {
+                LastHeartbeat {
                     at: last_heartbeat,
                     now,
                 },

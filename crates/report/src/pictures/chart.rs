@@ -219,7 +219,9 @@ impl Curve {
     }
 }
 
-fn limits(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
+/// The smallest and the largest of the finite values.
+pub(crate) fn limits(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
+    let values = values.filter(|value| value.is_finite());
     values.fold(None, |limits, value| match limits {
         None => Some((value, value)),
         Some((low, high)) => Some((f64::min(low, value), f64::max(high, value))),
