@@ -4,12 +4,14 @@
 
 pub mod batches;
 pub mod browser;
+pub mod captured_log;
 pub mod fake_mlflow;
 #[cfg(target_os = "linux")]
 pub mod faults;
 pub mod levels;
 pub mod mlflow;
 pub mod nnunet;
+pub mod runs;
 pub mod tiny_ct;
 
 use std::path::{Path, PathBuf};

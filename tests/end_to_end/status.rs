@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::common::batches::{batch, files, json};
+use crate::common::runs::{only_run, signal};
 use crate::common::{SMALL, ctseg, phantoms, run, stderr};
 use serde_json::{Value, json};
 
@@ -46,13 +47,6 @@ fn listing(folder: &Path) -> BTreeMap<PathBuf, (SystemTime, u64)> {
     found
 }
 
-fn signal(child: &Child, name: &str) {
-    let sent = Command::new("kill")
-        .args([name, &child.id().to_string()])
-        .status();
-    assert!(sent.unwrap().success());
-}
-
 /// Stops a process with SIGSTOP and waits until it has stopped.
 fn stop(child: &Child) {
     signal(child, "-STOP");
@@ -87,13 +81,6 @@ fn wait_for(child: &mut Child, what: impl Fn() -> bool) {
         );
         std::thread::sleep(Duration::from_millis(5));
     }
-}
-
-fn only_run(folder: &Path) -> PathBuf {
-    let mut runs = folder.join("runs").read_dir().unwrap();
-    let run = runs.next().unwrap().unwrap().path();
-    assert!(runs.next().is_none());
-    run
 }
 
 /// The number of epochs that the only run has recorded.

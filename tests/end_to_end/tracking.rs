@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use crate::common::captured_log::CapturedLog;
+use crate::common::runs::{find_only, only_run};
 use crate::common::{compute, phantoms, small_recipe};
 use ctseg_base::Error;
-use ctseg_base::progress::{Observer, Silent, Task};
+use ctseg_base::progress::{Observer, Silent};
 use ctseg_core::dataset::Dataset;
 use ctseg_core::model::bundle::Bundle;
 use ctseg_core::run::metric_names;
@@ -132,7 +134,7 @@ fn fit_small(
         model: folder.join("model"),
         runs: folder.join("runs"),
         from: None,
-        resume: only_run(folder),
+        resume: find_only(&folder.join("runs")),
         compute: compute(),
         loader_threads: None,
         seed: 1,
@@ -146,13 +148,6 @@ fn fit_small(
         group: Arc::default(),
     };
     fit(&job, observer)
-}
-
-fn only_run(folder: &Path) -> Option<PathBuf> {
-    let mut runs = std::fs::read_dir(folder.join("runs")).ok()?;
-    let run = runs.next()?.unwrap().path();
-    assert!(runs.next().is_none());
-    Some(run)
 }
 
 /// The lines of `metrics.jsonl` by name, in the form in which trackers receive them.
@@ -222,7 +217,7 @@ fn a_resumed_run_logs_every_step_once() {
         epochs[0].2 + 1
     );
     assert_steps_are_whole(&points, epochs[2].2);
-    let run = only_run(folder.path()).unwrap();
+    let run = only_run(folder.path());
     let logged: Vec<_> = epochs
         .into_iter()
         .map(|(network, epoch, _, points)| (network, epoch, points))
@@ -244,22 +239,6 @@ fn a_resumed_run_logs_every_step_once() {
     before.remove("seconds");
     assert_eq!((again.epochs().len(), epoch, points), (1, 3, before));
     assert_eq!(again.points(Some("fold 0")).last().unwrap().step, steps);
-}
-
-/// Records warnings.
-#[derive(Default)]
-struct Warnings(Mutex<Vec<String>>);
-
-impl Observer for Warnings {
-    fn info(&self, _: &str) {}
-
-    fn warn(&self, line: &str) {
-        self.0.lock().unwrap().push(line.to_owned());
-    }
-
-    fn task(&self, name: &str, total: u64, unit: &'static str) -> Box<dyn Task> {
-        Silent.task(name, total, unit)
-    }
 }
 
 struct Failing;
@@ -293,11 +272,11 @@ impl Tracker for Failing {
 #[test]
 fn a_failing_tracker_is_reported_once_and_fails_no_run() {
     let folder = tempfile::tempdir().unwrap();
-    let (recording, warnings) = (Recording::default(), Warnings::default());
+    let (recording, warnings) = (Recording::default(), CapturedLog::default());
     let set = ["training.epochs=2", "train_folds=[0]", "out_of_fold=false"];
     let trackers: [&dyn Tracker; 2] = [&Failing, &recording];
     fit_small(folder.path(), &set, &trackers, &recording.stop, &warnings).unwrap();
-    let warnings = warnings.0.into_inner().unwrap();
+    let warnings = warnings.warnings();
     let about = warnings.iter().filter(|line| line.contains("away"));
     assert_eq!(about.count(), 1, "{warnings:?}");
     // Later trackers still receive everything.

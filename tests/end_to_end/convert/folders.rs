@@ -125,7 +125,7 @@ fn files_not_written_by_ctseg_are_left_alone() {
         0,
     );
     assert_eq!(names(&converted.join("imagesTr")), ["a_0000.nii.gz"]);
-    assert_eq!(json_of(&converted.join("dataset.json"))["numTraining"], 1);
+    assert_eq!(json(&converted.join("dataset.json"))["numTraining"], 1);
 }
 
 #[test]
@@ -290,8 +290,5 @@ fn a_stopped_run_is_resumed() {
     let stop = std::sync::atomic::AtomicBool::new(false);
     let converted = convert(&dataset, &channels, &target, &conversion, &Silent, &stop).unwrap();
     assert_eq!((converted.training, converted.kept), (60, done));
-    assert_eq!(
-        json_of(&target.folder.join("dataset.json"))["numTraining"],
-        60
-    );
+    assert_eq!(json(&target.folder.join("dataset.json"))["numTraining"], 60);
 }

@@ -1,7 +1,7 @@
 //! Batches: hostile volumes, kills, signals, full disks. Models have random weights.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -10,6 +10,7 @@ use crate::common::batches::{
     assert_kept, assert_same_results, ball, batch, files, json, sidecars, small_grid, temp_files,
     wait_until,
 };
+use crate::common::runs::signal;
 use crate::common::{compute, ctseg, run, stderr};
 use ctseg_base::progress::{CaseCounts, Observer, Silent, Task};
 use ctseg_core::inference::threshold::Thresholds;
@@ -22,13 +23,6 @@ use serde_json::Value;
 
 mod existing;
 mod immediate_exit;
-
-fn signal(child: &Child, name: &str) {
-    let sent = Command::new("kill")
-        .args([name, &child.id().to_string()])
-        .status();
-    assert!(sent.unwrap().success());
-}
 
 /// Six hostile volumes; the two that cannot be segmented are first by name.
 fn hostile(folder: &Path) {

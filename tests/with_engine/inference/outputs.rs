@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::common::runs::written_and_kept;
 use crate::common::{phantoms, random_model, run, stderr};
 use ctseg_image::nifti::{LabelNames, read_label_names, read_labels, read_volume};
 use ctseg_image::space::label_colour;
@@ -20,14 +21,7 @@ fn prepared(folder: &Path, phantom_count: usize) {
 
 /// Numbers of cases written and kept.
 fn counts(folder: &Path, arguments: &[&str]) -> (usize, usize) {
-    let all = [
-        &["predict", "data/images", "-o", "out", "--json"],
-        arguments,
-    ]
-    .concat();
-    let summary: Value = serde_json::from_slice(&run(folder, &all, 0).stdout).unwrap();
-    let count = |what: &str| summary[what].as_array().unwrap().len();
-    (count("written"), count("kept"))
+    written_and_kept(folder, &[&["data/images", "-o", "out"], arguments].concat())
 }
 
 fn structures_in(map: &Path) -> Vec<u16> {

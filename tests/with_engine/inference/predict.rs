@@ -3,15 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::common::batches::json;
 use crate::common::{ctseg, phantoms, random_model, run, stderr};
 use ctseg_image::nifti::{VoxelType, read_labels, read_volume, write_volume};
 use ctseg_image::resample::{Interpolation, resample};
 use ctseg_image::space::{LabelMap, Orientation, Volume};
 use serde_json::Value;
-
-fn json(path: &Path) -> Value {
-    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
-}
 
 /// The label map resampled to another parallel grid of the same voxels.
 fn onto(labels: &LabelMap, grid: &ctseg_image::space::Grid) -> Vec<f32> {

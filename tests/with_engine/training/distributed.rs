@@ -4,27 +4,21 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::common::{SMALL, ctseg, engines, phantoms, run};
+use crate::common::runs::{fit_one_fold, only_run};
+use crate::common::{ctseg, engines, phantoms, run};
 use ctseg_core::run::checkpoint::Checkpoint;
 
 /// Trains one fold of a small, smooth stage 1: with max pooling or ReLU, rounding differences between processes would
 /// grow over time.
 fn arguments<'a>(data: &'a Path, engine: &'a str, set: &[&'a str]) -> Vec<&'a str> {
-    let data = data.to_str().unwrap();
-    let mut arguments = vec!["fit", "--stage", "1", "--data", data, "--fold", "0"];
-    arguments.extend(["--device", engine, "--precision", "f32", "--threads", "1"]);
-    arguments.extend(["--no-out-of-fold"]);
-    arguments.extend(SMALL);
     let smooth = [
         "training.augmentation.enabled=true",
         "network.norm=instance",
         "network.activation=leaky_relu",
         "network.downsampling=stride",
     ];
-    for text in smooth.iter().chain(set) {
-        arguments.extend(["--set", text]);
-    }
-    arguments
+    let fit = fit_one_fold(data, engine, &[&smooth[..], set].concat());
+    [&fit[..], &["--no-out-of-fold"]].concat()
 }
 
 /// `mpirun` in `folder`, still without a program.
@@ -65,13 +59,6 @@ fn finished(mut command: Command, code: i32) -> Output {
 fn text(output: &Output) -> String {
     let of = |bytes| String::from_utf8_lossy(bytes).into_owned();
     format!("{}\n{}", of(&output.stdout), of(&output.stderr))
-}
-
-fn only_run(folder: &Path) -> PathBuf {
-    let mut runs = std::fs::read_dir(folder.join("runs")).unwrap();
-    let run = runs.next().unwrap().unwrap().path();
-    assert!(runs.next().is_none(), "more than one run");
-    run
 }
 
 fn last(folder: &Path) -> PathBuf {

@@ -1,8 +1,9 @@
 //! Training through the binary: reproducibility, resuming, reports of bad data.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::common::runs::{only_run, signal, stage1_bytes, wait_for};
 use crate::common::{SMALL, ctseg, phantoms, run, stderr};
 use ctseg_core::dataset::Dataset;
 use ctseg_core::model::bundle::Bundle;
@@ -13,28 +14,6 @@ fn fit_arguments<'a>(data: &'a str, epochs: &'a str) -> Vec<&'a str> {
     arguments.extend(SMALL);
     arguments.extend(["--set", "training.early_stopping.patience=100"]);
     arguments
-}
-
-fn only_run(folder: &Path) -> PathBuf {
-    let mut runs = std::fs::read_dir(folder.join("runs")).unwrap();
-    let run = runs.next().unwrap().unwrap().path();
-    assert!(runs.next().is_none());
-    run
-}
-
-fn weights(folder: &Path) -> Vec<u8> {
-    std::fs::read(folder.join("model/stage1.safetensors")).unwrap()
-}
-
-fn wait_for(what: &str, mut is_ready: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !is_ready() {
-        assert!(
-            start.elapsed() < Duration::from_secs(120),
-            "timed out waiting for {what}"
-        );
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 #[test]
@@ -110,7 +89,7 @@ fn killed_and_resumed(more: &[&str]) {
         run(folder.path(), &arguments, 0);
     }
     assert!(
-        weights(straight[0].path()) == weights(straight[1].path()),
+        stage1_bytes(straight[0].path()) == stage1_bytes(straight[1].path()),
         "two runs of one seed differ"
     );
 
@@ -137,7 +116,7 @@ fn killed_and_resumed(more: &[&str]) {
         0,
     );
     assert!(
-        weights(killed.path()) == weights(straight[0].path()),
+        stage1_bytes(killed.path()) == stage1_bytes(straight[0].path()),
         "the resumed run differs"
     );
     let manifest =
@@ -149,7 +128,7 @@ fn killed_and_resumed(more: &[&str]) {
         &["fit", "--resume", run_folder.to_str().unwrap()],
         0,
     );
-    assert!(weights(killed.path()) == weights(straight[0].path()));
+    assert!(stage1_bytes(killed.path()) == stage1_bytes(straight[0].path()));
 }
 
 #[test]
@@ -202,14 +181,7 @@ fn a_stopped_run_exits_with_code_75_and_its_progress() {
             .join("checkpoints/fold_0/best.safetensors")
             .exists()
     });
-    let pid = child.id().to_string();
-    assert!(
-        std::process::Command::new("kill")
-            .args(["-TERM", &pid])
-            .status()
-            .unwrap()
-            .success()
-    );
+    signal(&child, "-TERM");
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(75), "{}", stderr(&output));
     assert!(
