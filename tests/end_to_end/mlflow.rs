@@ -1,6 +1,6 @@
 //! Runs on a real MLflow server, read by its own Python client. Skipped without `CTSEG_TEST_MLFLOW`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Stdio};
 use std::sync::Barrier;
 

@@ -26,6 +26,17 @@ pub enum LabelSource {
     PerStructure(Vec<(u16, PathBuf)>),
 }
 
+impl LabelSource {
+    /// The label map or the masks.
+    pub fn files(&self) -> Vec<&PathBuf> {
+        match self {
+            Self::None => Vec::new(),
+            Self::Map(path) => vec![path],
+            Self::PerStructure(files) => files.iter().map(|(_, path)| path).collect(),
+        }
+    }
+}
+
 /// One CT volume and its labels. Cases of one patient are never split between training and validation.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Case {

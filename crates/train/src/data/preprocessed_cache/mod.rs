@@ -13,9 +13,7 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, utimensat};
-
-use ctseg_base::atomic_file::persist;
+use ctseg_base::atomic_file::{persist, touch};
 use ctseg_base::progress::Observer;
 use ctseg_base::temp_files::remove_stale_temp_files;
 use ctseg_base::text::words::counted;
@@ -155,7 +153,7 @@ impl CacheSession<'_> {
         let path = self.cache.path(key);
         match file::read(&path, key, ignore) {
             ReadResult::Case(case) => {
-                touch(&path);
+                let _ = touch(&path); // without permission the file simply ages
                 Some(*case)
             }
             ReadResult::Missing => None,
@@ -207,17 +205,4 @@ fn in_words(bytes: u64) -> String {
         0..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
         _ => format!("{:.1} GB", bytes as f64 / 1e9),
     }
-}
-
-/// Marks a file as used now, by the clock of its file system. Without permission the file simply ages.
-fn touch(path: &Path) {
-    let now = Timespec {
-        tv_sec: 0,
-        tv_nsec: UTIME_NOW,
-    };
-    let times = Timestamps {
-        last_access: now,
-        last_modification: now,
-    };
-    let _ = utimensat(CWD, path, &times, AtFlags::empty());
 }
