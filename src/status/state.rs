@@ -51,7 +51,6 @@ pub struct Cases {
     pub claimed: usize,
     /// Pending and not claimed.
     pub left: usize,
-    /// The claims.
     pub claims: Vec<Claim>,
     /// Failed inputs, with the reason.
     pub failures: Vec<(PathBuf, String)>,

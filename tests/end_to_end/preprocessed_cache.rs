@@ -50,7 +50,6 @@ fn prepared(
     (bits(&case), source.disk_cache().unwrap().counts())
 }
 
-/// The case without a cache.
 fn without_cache(dataset: &Dataset, recipe: &Recipe, case: usize) -> PreparedBits {
     let values = dataset.structures.iter().map(|s| s.value).collect();
     let source = CaseSource::new(dataset, recipe, values, BTreeMap::new());

@@ -34,7 +34,6 @@ pub struct Client {
     timeout: Duration,
 }
 
-/// A request.
 pub struct Request {
     pub method: Method,
     pub url: Url,

@@ -29,7 +29,6 @@ pub struct Memory {
     available_by: MemorySource,
 }
 
-/// A limit on memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MemoryLimit {
     pub bytes: u64,

@@ -19,7 +19,6 @@ pub struct Structure {
 pub enum LabelSource {
     /// No labels: a case for prediction only.
     None,
-    /// One label map.
     Map(PathBuf),
     /// One binary mask per structure, ascending by the structure's value; where masks overlap, the
     /// higher value wins.

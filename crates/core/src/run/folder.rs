@@ -103,7 +103,6 @@ impl RunFolder {
         Ok((run, recipe, settings))
     }
 
-    /// Recipe and settings of the run at `path`.
     pub fn read(path: &Path) -> Result<(Recipe, RunSettings)> {
         let read = |name: &str| {
             let file = path.join(name);
@@ -178,7 +177,6 @@ impl RunFolder {
         Ok(())
     }
 
-    /// The checkpoints of one fold.
     pub fn checkpoints(&self, fold: usize) -> CheckpointFolder {
         CheckpointFolder::new(self.path.join("checkpoints").join(format!("fold_{fold}")))
     }

@@ -29,7 +29,6 @@ impl StructureCalibration {
     }
 }
 
-/// Calibration of one case.
 #[derive(Debug, Clone)]
 pub struct CaseCalibration {
     pub case: String,

@@ -50,7 +50,6 @@ pub(super) struct ModelEntry {
     pub(super) linear: bool,
 }
 
-/// A task.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Task {

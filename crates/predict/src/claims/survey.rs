@@ -21,7 +21,6 @@ pub struct Member {
     /// Not recorded by early versions.
     pub worker: Option<Worker>,
     pub alive: Liveness,
-    /// Time of its last heartbeat.
     pub last_heartbeat: SystemTime,
 }
 

@@ -46,7 +46,6 @@ pub enum Stroke {
     Dots,
 }
 
-/// One curve.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Curve {
     pub name: String,
@@ -142,7 +141,6 @@ impl Chart {
         Ok(())
     }
 
-    /// Draws the legend.
     fn draw_legend(&self, area: &Area) -> std::result::Result<(), Problem> {
         let text = ("mono", 16).into_text_style(area);
         let max_letters = (LEGEND - 60) / bitmap_font::extent("x", bitmap_font::SMALL).0;

@@ -89,7 +89,6 @@ impl SweepSettings {
         write_bytes_atomically(&path, text.as_bytes())
     }
 
-    /// The settings of the sweep in `folder`.
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join(FILE);
         let text = read_text(&path).map_err(Error::io(&path, "read"))?;
