@@ -236,7 +236,7 @@ fn trains(folder: &Path, data: &[&str], stages: &[&str]) {
             "--set",
             "training.batch_size=2",
         ]);
-        arguments.extend(["--set", "folds=2", "--set", "spacing_mm=[10.0, 10.0, 10.0]"]);
+        arguments.extend(["--set", "folds=2", "--set", "spacing_mm=[20.0, 20.0, 20.0]"]);
         arguments.extend([
             "--set",
             "training.early_stopping.patience=1",
