@@ -115,7 +115,6 @@ pub struct Status {
     #[serde(serialize_with = "as_text")]
     pub last_sign: Option<SystemTime>,
     pub task: Option<TaskState>,
-    /// Last log line.
     pub last_line: Option<String>,
     /// For trainings.
     pub epochs: Option<Epochs>,

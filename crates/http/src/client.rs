@@ -43,7 +43,6 @@ pub struct Request {
     pub is_anonymous: bool,
 }
 
-/// The body of a request.
 pub enum Body {
     Empty,
     Json(String),
@@ -58,9 +57,7 @@ pub enum Body {
 /// A response with a 2xx status.
 pub struct Response {
     pub body: Vec<u8>,
-    /// The `ETag` header.
     pub etag: Option<String>,
-    /// The `Date` header.
     pub date: Option<SystemTime>,
 }
 

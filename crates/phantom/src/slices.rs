@@ -14,7 +14,6 @@ use ctseg_image::space::{Grid, LabelMap, Volume};
 /// Pixels along each side of a slice.
 pub const SLICE_SIDE: usize = 128;
 
-/// Pixel spacing of a slice in mm.
 pub const SLICE_SPACING_MM: f64 = 3.0;
 
 /// Label values and names of the structures in every slice.

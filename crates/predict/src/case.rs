@@ -87,7 +87,6 @@ pub(super) struct Segmented<'a> {
     seconds: f64,
 }
 
-/// The outcome of a case.
 pub(super) enum Outcome {
     /// Its label map already existed; with notes.
     Kept(Vec<String>),

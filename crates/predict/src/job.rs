@@ -25,7 +25,6 @@ use ctseg_engine::precision::Precision;
 use ctseg_image::preprocess::channels::Window;
 use ctseg_image::preprocess::rescale_hu::RescaleHu;
 
-/// A prediction job.
 pub struct PredictJob<'a> {
     pub cases: Vec<PredictCase>,
     /// The folder of `predictions.json`, and of `failures.jsonl` if a case fails.
@@ -203,7 +202,6 @@ pub struct PredictSummary {
     /// Label maps made by other processes that share the cases.
     pub by_others: Vec<PathBuf>,
     pub failures: Vec<Failure>,
-    /// The list of failures.
     pub failures_file: PathBuf,
     /// The list of all cases.
     pub manifest_file: PathBuf,

@@ -38,7 +38,6 @@ pub struct MemoryLimit {
 /// The source of a limit, with its text for messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MemorySource {
-    /// The machine's memory.
     Machine,
     /// A cgroup, set in this file.
     Group { file: PathBuf },

@@ -64,7 +64,6 @@ pub struct LastHeartbeat {
 }
 
 impl Worker {
-    /// This process.
     pub fn current() -> Self {
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let Job { id, rank } = Job::current().clone();

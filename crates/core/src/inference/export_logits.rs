@@ -77,7 +77,6 @@ pub struct Target<'a> {
     pub common: &'a Grid,
     /// The streaming axis, of (z, y, x) of the network's grids.
     pub axis: usize,
-    /// Planes per chunk.
     pub chunk_planes: usize,
     /// Label values in the order of the maps.
     pub values: &'a [u16],

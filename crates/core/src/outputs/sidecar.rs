@@ -247,7 +247,6 @@ fn write_json(path: &Path, content: &impl Serialize) -> Result<()> {
     write_bytes_atomically(path, text.as_bytes())
 }
 
-/// The saved probabilities of a case.
 #[derive(Debug, Clone)]
 pub struct SavedProbabilities {
     /// File name, in the folder of the label map.

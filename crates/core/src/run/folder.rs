@@ -17,7 +17,6 @@ use ctseg_base::temp_files::remove_stale_temp_files_below;
 use ctseg_base::text::file::read_text;
 use ctseg_base::{Error, Result, regular_file};
 
-/// The subfolder for plots.
 pub const PLOTS: &str = "plots";
 
 /// What a run needs for resuming, besides its recipe.

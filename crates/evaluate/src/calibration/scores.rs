@@ -36,7 +36,6 @@ pub struct CaseCalibration {
     pub structures: Vec<Option<StructureCalibration>>,
 }
 
-/// Calibration of all cases.
 #[derive(Debug, Clone)]
 pub struct Calibration {
     pub structures: Vec<Structure>,

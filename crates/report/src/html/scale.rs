@@ -4,7 +4,6 @@ use serde::Serialize;
 
 use crate::pictures::chart::limits;
 
-/// An axis tick.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Tick {
     /// Position from the start of the axis, in percent.

@@ -56,7 +56,6 @@ pub struct Curve {
     pub stroke: Stroke,
 }
 
-/// A line chart.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Chart {
     pub title: String,

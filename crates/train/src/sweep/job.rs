@@ -42,7 +42,6 @@ pub struct SweepSettings {
     pub recipe: Recipe,
 }
 
-/// A sweep to run.
 pub struct SweepJob<'a> {
     pub folder: PathBuf,
     pub settings: SweepSettings,
