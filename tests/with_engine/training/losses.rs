@@ -19,10 +19,10 @@ use ctseg_train::data::case_source::CaseSource;
 use ctseg_train::data::sampler::send_epoch;
 use ndarray::{Array3, s};
 
-const SIDE: usize = 32;
+const SIDE: usize = 64;
 const SLICES: usize = 3;
 
-/// Every fourth pixel of phantom slices; a tenth of the pixels unknown where `ignores`.
+/// Every second pixel of phantom slices; a tenth of the pixels unknown where `ignores`.
 fn batch(ignores: bool) -> Batch {
     let (mut input, mut targets, mut distances) = (Vec::new(), Vec::new(), Vec::new());
     for case in 0..SLICES as u64 {
@@ -30,14 +30,14 @@ fn batch(ignores: bool) -> Batch {
         input.extend(
             volume
                 .data
-                .slice(s![0, ..;4, ..;4])
+                .slice(s![0, ..;2, ..;2])
                 .iter()
                 .map(|hu| (hu + 200.0) / 500.0),
         );
-        let labels = labels.data.slice(s![0..1, ..;4, ..;4]).to_owned();
+        let labels = labels.data.slice(s![0..1, ..;2, ..;2]).to_owned();
         for (value, _) in SLICE_STRUCTURES {
             let inside: Array3<bool> = labels.mapv(|label| label == *value);
-            let distance = signed_distance_mm(inside.view(), [4.0 * SLICE_SPACING_MM; 3]);
+            let distance = signed_distance_mm(inside.view(), [2.0 * SLICE_SPACING_MM; 3]);
             distances.extend(distance.iter().copied());
             targets.extend(inside.indexed_iter().map(|((_, y, x), inside)| {
                 match ignores && (y * SIDE + x).is_multiple_of(10) {

@@ -138,17 +138,17 @@ fn every_optimiser_and_schedule_resumes_bit_identically() {
         [
             "training.optimiser.kind=sgd",
             "training.schedule=poly",
-            "training.epochs=3",
+            "training.epochs=4",
         ],
         [
             "training.optimiser.kind=adamw",
             "training.schedule=cosine",
-            "training.epochs=3",
+            "training.epochs=4",
         ],
         [
             "training.optimiser.kind=rmsprop",
             "training.schedule=one_cycle",
-            "training.epochs=3",
+            "training.epochs=4",
         ],
     ];
     for engine in engines() {
