@@ -4,11 +4,14 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use ctseg_core::dataset::Dataset;
+use ctseg_train::fit::FitJob;
 
-use super::{SMALL, run};
+use super::{SMALL, compute, run_json, small_recipe};
 
 /// The only entry of `folder`; `None` if it is missing or empty.
 pub fn find_only(folder: &Path) -> Option<PathBuf> {
@@ -36,6 +39,36 @@ pub fn stage1_bytes(folder: &Path) -> Vec<u8> {
     std::fs::read(folder.join("model/stage1.safetensors")).unwrap()
 }
 
+/// A fit of a small stage 1 in `folder`; it resumes the run there, if any.
+pub fn fit_job<'a>(
+    descriptor: &Path,
+    folder: &Path,
+    set: &[&str],
+    stop: &'a AtomicBool,
+) -> FitJob<'a> {
+    FitJob {
+        recipe: small_recipe("1", set),
+        dataset: Dataset::open(descriptor).unwrap(),
+        dataset_path: descriptor.to_path_buf(),
+        data_root: None,
+        model: folder.join("model"),
+        runs: folder.join("runs"),
+        from: None,
+        resume: find_only(&folder.join("runs")),
+        compute: compute(),
+        loader_threads: None,
+        seed: 1,
+        max_time: None,
+        stop,
+        trackers: &[],
+        tags: Vec::new(),
+        draw_comparison: None,
+        trial: None,
+        preprocessed_cache: None,
+        group: Arc::default(),
+    }
+}
+
 /// Arguments that train one fold of a small stage 1 on one thread.
 pub fn fit_one_fold<'a>(data: &'a Path, engine: &'a str, set: &[&'a str]) -> Vec<&'a str> {
     let data = data.to_str().unwrap();
@@ -49,7 +82,7 @@ pub fn fit_one_fold<'a>(data: &'a Path, engine: &'a str, set: &[&'a str]) -> Vec
 /// Runs `predict` with these arguments; the numbers of cases written and kept.
 pub fn written_and_kept(folder: &Path, arguments: &[&str]) -> (usize, usize) {
     let arguments = [&["predict", "--json"], arguments].concat();
-    let summary: Value = serde_json::from_slice(&run(folder, &arguments, 0).stdout).unwrap();
+    let summary = run_json(folder, &arguments, 0);
     let count = |what: &str| summary[what].as_array().unwrap().len();
     (count("written"), count("kept"))
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use crate::common::batches::json;
-use crate::common::{run, stderr};
+use crate::common::{run, run_json, stderr};
 use ctseg_core::dataset::{CheckDepth, Dataset, LabelSource};
 use ctseg_image::nifti::{
     NiftiHeader, VoxelType, read_labels, read_volume, write_labels, write_volume,

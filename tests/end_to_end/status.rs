@@ -8,15 +8,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::common::batches::{batch, files, json};
 use crate::common::runs::{only_run, signal};
-use crate::common::{SMALL, ctseg, phantoms, run, stderr};
+use crate::common::{SMALL, ctseg, phantoms, run, run_json, stderr};
 use serde_json::{Value, json};
 
 mod batches;
 
 /// The JSON output of `ctseg status` for `place`.
 fn status(folder: &Path, place: &str) -> Value {
-    let output = run(folder, &["status", place, "--json"], 0);
-    serde_json::from_slice(&output.stdout).unwrap()
+    run_json(folder, &["status", place, "--json"], 0)
 }
 
 fn only_status(folder: &Path, place: &str) -> Value {

@@ -2,15 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 
 use crate::common::captured_log::CapturedLog;
-use crate::common::runs::{find_only, only_run};
-use crate::common::{compute, phantoms, small_recipe};
+use crate::common::phantoms;
+use crate::common::runs::{fit_job, only_run};
 use ctseg_base::Error;
 use ctseg_base::progress::{Observer, Silent};
-use ctseg_core::dataset::Dataset;
 use ctseg_core::model::bundle::Bundle;
 use ctseg_core::run::metric_names;
 use ctseg_core::run::tracker::{EpochRecord, Event, Outcome, Point, RunIdentity, Tracker};
@@ -127,25 +126,10 @@ fn fit_small(
         assert_eq!(phantoms(&folder.join("data"), 4, 0), descriptor);
     }
     let job = FitJob {
-        recipe: small_recipe("1", set),
-        dataset: Dataset::open(&descriptor).unwrap(),
-        dataset_path: descriptor,
-        data_root: None,
-        model: folder.join("model"),
-        runs: folder.join("runs"),
-        from: None,
-        resume: find_only(&folder.join("runs")),
-        compute: compute(),
-        loader_threads: None,
-        seed: 1,
-        max_time: None,
-        stop,
         trackers,
         tags: vec![("mlflow.user".to_owned(), "ada".to_owned())],
         draw_comparison: Some(comparison::draw),
-        trial: None,
-        preprocessed_cache: None,
-        group: Arc::default(),
+        ..fit_job(&descriptor, folder, set, stop)
     };
     fit(&job, observer)
 }

@@ -129,12 +129,11 @@ fn a_repaired_case_is_added_and_a_damaged_one_removed() {
     }
     fs::remove_file(at("data/labels/stray.nii.gz")).unwrap();
     write_map_on(&at("data/labels/a.nii.gz"), grid(), &[9]);
-    let output = run(
+    let summary = run_json(
         folder.path(),
         &["convert", "data", "--to", "msd", "-o", "tasks", "--json"],
         3,
     );
-    let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(
         (&summary["training"], &summary["kept"]),
         (&json!(7), &json!(1))
@@ -151,12 +150,11 @@ fn a_repaired_case_is_added_and_a_damaged_one_removed() {
     fs::remove_file(at("data/images/z.nii.gz")).unwrap();
     fs::remove_file(at("data/labels/z.nii.gz")).unwrap();
     write_map_on(&at("data/labels/a.nii.gz"), grid(), &[1]);
-    let output = run(
+    let summary = run_json(
         folder.path(),
         &["convert", "data", "--to", "msd", "-o", "tasks", "--json"],
         0,
     );
-    let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(
         (&summary["training"], &summary["kept"]),
         (&json!(7), &json!(6))

@@ -11,7 +11,7 @@ use crate::common::batches::{
     wait_until,
 };
 use crate::common::runs::signal;
-use crate::common::{compute, ctseg, run, stderr};
+use crate::common::{compute, ctseg, run, run_json, stderr};
 use ctseg_base::progress::{CaseCounts, Observer, Silent, Task};
 use ctseg_core::inference::threshold::Thresholds;
 use ctseg_core::outputs::Outputs;
@@ -171,12 +171,11 @@ fn only_damaged_and_missing_outputs_are_predicted_again() {
         .set_modified(old)
         .unwrap();
     std::fs::write(at("out/.ctseg-01234567-2-2-abcdef"), "half").unwrap();
-    let output = run(
+    let summary = run_json(
         folder.path(),
         &["predict", "images", "-o", "out", "--json"],
         0,
     );
-    let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
     let expected = [0, 1, 2, 3].map(|index| format!("out/case_{index:02}.nii.gz"));
     assert_eq!(summary["written"], serde_json::json!(expected));
     assert_eq!(summary["kept"].as_array().unwrap().len(), 2);

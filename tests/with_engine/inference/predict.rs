@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use crate::common::batches::json;
 use crate::common::runs::written_and_kept;
-use crate::common::{ctseg, phantoms, random_model, run, stderr};
+use crate::common::{ctseg, phantoms, random_model, run, run_json, stderr};
 use ctseg_image::nifti::{VoxelType, read_labels, read_volume, write_volume};
 use ctseg_image::resample::{Interpolation, resample};
 use ctseg_image::space::{LabelMap, Orientation, Volume};
-use serde_json::Value;
 
 /// The label map resampled to another parallel grid of the same voxels.
 fn onto(labels: &LabelMap, grid: &ctseg_image::space::Grid) -> Vec<f32> {
@@ -100,7 +99,7 @@ fn a_bad_case_does_not_affect_the_others() {
     let whole = std::fs::read(images.join("phantom_000.nii.gz")).unwrap();
     std::fs::write(images.join("a_truncated.nii.gz"), &whole[..whole.len() / 2]).unwrap();
     random_model(&folder.path().join("model"), &[]);
-    let output = run(
+    let summary = run_json(
         folder.path(),
         &[
             "predict",
@@ -112,7 +111,6 @@ fn a_bad_case_does_not_affect_the_others() {
         ],
         3,
     );
-    let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(summary["written"].as_array().unwrap().len(), 2);
     let failures = std::fs::read_to_string(folder.path().join("out/failures.jsonl")).unwrap();
     assert_eq!(failures.lines().count(), 2, "{failures}");
@@ -346,12 +344,11 @@ fn lists_and_folders_name_their_volumes() {
         "# two of them\ndata/images/phantom_002.nii.gz\n\ndata/images/phantom_000.nii.gz\n",
     )
     .unwrap();
-    let output = run(
+    let summary = run_json(
         folder.path(),
         &["predict", "@cases.txt", "-o", "out", "--json"],
         0,
     );
-    let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(
         summary["written"],
         serde_json::json!(["out/phantom_002.nii.gz", "out/phantom_000.nii.gz"])

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::common::{phantoms, run, stderr};
+use crate::common::{phantoms, run, run_json, stderr};
 use ctseg_base::progress::Silent;
 use ctseg_core::dataset::fingerprint::{CaseStats, Fingerprint, Intensities};
 use ctseg_core::dataset::{Dataset, Structure};
@@ -221,7 +221,7 @@ fn left_and_right_structures_decide_the_flip_axes() {
 /// Plans a dataset through the binary; returns its JSON output.
 fn planned(folder: &Path, data: &[&str], more: &[&str]) -> Value {
     let arguments = [&["plan", "-o", "plan", "--json"], data, more].concat();
-    serde_json::from_slice(&run(folder, &arguments, 0).stdout).unwrap()
+    run_json(folder, &arguments, 0)
 }
 
 /// Trains each planned stage for one short epoch, at a coarser spacing than planned.

@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::common::batches::{batch, files, json, temp_files, wait_until};
-use crate::common::runs::{find_only, fit_one_fold, only_run, signal, stage1_bytes};
-use crate::common::{compute, ctseg, phantoms, run, small_recipe, stderr};
+use crate::common::runs::{find_only, fit_job, fit_one_fold, only_run, signal, stage1_bytes};
+use crate::common::{ctseg, phantoms, run, stderr};
 use ctseg_base::Error;
 use ctseg_base::progress::{Observer, Silent, Task};
 use ctseg_core::dataset::{Dataset, LabelSource};
 use ctseg_core::run::checkpoint::{Checkpoint, CheckpointFolder};
-use ctseg_train::fit::{FitJob, FitSummary, fit};
+use ctseg_train::fit::{FitSummary, fit};
 
 /// A training of one fold that takes some seconds.
 fn fit_arguments(data: &Path) -> Vec<&str> {
@@ -179,28 +179,8 @@ fn fitted(
     stop: &AtomicBool,
     observer: &dyn Observer,
 ) -> ctseg_base::Result<FitSummary> {
-    let job = FitJob {
-        recipe: small_recipe("1", &["training.epochs=2"]),
-        dataset: Dataset::open(descriptor).unwrap(),
-        dataset_path: descriptor.to_path_buf(),
-        data_root: None,
-        model: folder.join("model"),
-        runs: folder.join("runs"),
-        from: None,
-        resume: find_only(&folder.join("runs")),
-        compute: compute(),
-        loader_threads: None,
-        seed: 1,
-        max_time: None,
-        stop,
-        trackers: &[],
-        tags: Vec::new(),
-        draw_comparison: None,
-        trial: None,
-        preprocessed_cache: None,
-        group: Default::default(),
-    };
-    fit(&job, observer)
+    let set = ["training.epochs=2"];
+    fit(&fit_job(descriptor, folder, &set, stop), observer)
 }
 
 #[test]
