@@ -79,6 +79,13 @@ pub fn fit_one_fold<'a>(data: &'a Path, engine: &'a str, set: &[&'a str]) -> Vec
     arguments
 }
 
+/// Arguments that resume a run of [`fit_one_fold`].
+pub fn resume_one_fold<'a>(run: &'a Path, engine: &'a str) -> Vec<&'a str> {
+    let run = run.to_str().unwrap();
+    let arguments = ["fit", "--resume", run, "--device", engine];
+    [&arguments[..], &["--precision", "f32", "--threads", "1"]].concat()
+}
+
 /// Runs `predict` with these arguments; the numbers of cases written and kept.
 pub fn written_and_kept(folder: &Path, arguments: &[&str]) -> (usize, usize) {
     let arguments = [&["predict", "--json"], arguments].concat();

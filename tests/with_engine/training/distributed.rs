@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::common::runs::{fit_one_fold, only_run};
+use crate::common::runs::{fit_one_fold, only_run, resume_one_fold, stage1_bytes};
 use crate::common::{ctseg, engines, phantoms, run};
 use ctseg_core::run::checkpoint::Checkpoint;
 
@@ -276,18 +276,8 @@ fn a_killed_process_ends_the_others_and_leaves_a_checkpoint() {
         assert!(saved.progress.epoch >= 1);
         // The run can be resumed.
         let run_folder = only_run(folder.path());
-        let resume = [
-            "fit",
-            "--resume",
-            run_folder.to_str().unwrap(),
-            "--device",
-            "flex",
-        ];
-        let resumed = [
-            &resume[..],
-            &["--precision", "f32", "--threads", "1", "--max-time", "2s"],
-        ]
-        .concat();
+        let resume = resume_one_fold(&run_folder, "flex");
+        let resumed = [&resume[..], &["--max-time", "2s"]].concat();
         finished(mpirun(folder.path(), 2, &[], &resumed), 0);
         let later = Checkpoint::load(&last(folder.path())).unwrap();
         assert!(later.progress.optimiser_steps > saved.progress.optimiser_steps);
@@ -311,18 +301,10 @@ fn a_stop_signal_to_one_process_stops_all_and_the_run_resumes_bit_identically() 
     let saved = Checkpoint::load(&last(folder.path())).unwrap();
     assert!(saved.progress.ended.is_none());
     let run_folder = only_run(folder.path());
-    let resume = [
-        "fit",
-        "--resume",
-        run_folder.to_str().unwrap(),
-        "--device",
-        "flex",
-    ];
-    let resumed = [&resume[..], &["--precision", "f32", "--threads", "1"]].concat();
+    let resumed = resume_one_fold(&run_folder, "flex");
     finished(mpirun(folder.path(), 2, &[], &resumed), 0);
-    let weights = |folder: &Path| std::fs::read(folder.join("model/stage1.safetensors")).unwrap();
     assert!(
-        weights(folder.path()) == weights(whole.path()),
+        stage1_bytes(folder.path()) == stage1_bytes(whole.path()),
         "different weights"
     );
 }

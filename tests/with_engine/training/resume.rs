@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::common::runs::{fit_one_fold, only_run, stage1_bytes};
+use crate::common::runs::{fit_one_fold, only_run, resume_one_fold, stage1_bytes};
 use crate::common::{ctseg, engines, phantoms, run, stderr};
 use ctseg_core::run::checkpoint::{Checkpoint, CheckpointFolder};
 use rand::{Rng, SeedableRng};
@@ -24,11 +24,6 @@ fn arguments<'a>(data: &'a Path, engine: &'a str, set: &[&'a str]) -> Vec<&'a st
 
 fn checkpoints(folder: &Path) -> CheckpointFolder {
     CheckpointFolder::new(only_run(folder).join("checkpoints/fold_0"))
-}
-
-fn resume<'a>(run: &'a str, engine: &'a str) -> Vec<&'a str> {
-    let arguments = ["fit", "--resume", run, "--device", engine];
-    [&arguments[..], &["--precision", "f32", "--threads", "1"]].concat()
 }
 
 fn written(folder: &Path) -> Option<SystemTime> {
@@ -81,7 +76,7 @@ fn same_bytes(engine: &str, set: &[&str], (signal, times): (&str, usize), seed: 
         let hit = match &run_folder {
             None => interrupted(folder.path(), &arguments, signal, after),
             Some(run) => {
-                let again = resume(run.to_str().unwrap(), engine);
+                let again = resume_one_fold(run, engine);
                 interrupted(folder.path(), &again, signal, after)
             }
         };
@@ -95,11 +90,7 @@ fn same_bytes(engine: &str, set: &[&str], (signal, times): (&str, usize), seed: 
         "it always finished before the signal: {engine} {set:?}"
     );
     let run_folder = only_run(folder.path());
-    run(
-        folder.path(),
-        &resume(run_folder.to_str().unwrap(), engine),
-        0,
-    );
+    run(folder.path(), &resume_one_fold(&run_folder, engine), 0);
     assert!(
         stage1_bytes(folder.path()) == stage1_bytes(whole.path()),
         "{engine} {set:?}: not the same weights"
@@ -185,7 +176,7 @@ fn a_run_out_of_time_within_an_epoch_resumes_bit_identically() {
         let within = Checkpoint::load(&checkpoints(folder.path()).last()).unwrap();
         assert_eq!(within.progress.within.unwrap().batches, 1);
         let run_folder = only_run(folder.path());
-        let again = resume(run_folder.to_str().unwrap(), engine);
+        let again = resume_one_fold(&run_folder, engine);
         run(folder.path(), &again, 0);
         assert!(!stopped.exists());
         assert!(
@@ -203,7 +194,7 @@ fn a_damaged_checkpoint_falls_back_to_the_previous_one_or_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     run(folder.path(), &arguments, 0);
     let (whole, run_folder) = (stage1_bytes(folder.path()), only_run(folder.path()));
-    let again = resume(run_folder.to_str().unwrap(), "flex");
+    let again = resume_one_fold(&run_folder, "flex");
     let checkpoints = checkpoints(folder.path());
     let last = std::fs::read(checkpoints.last()).unwrap();
     let flipped = {

@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::common::batches::{batch, files, json, temp_files, wait_until};
-use crate::common::runs::{find_only, fit_job, fit_one_fold, only_run, signal, stage1_bytes};
+use crate::common::runs::{
+    find_only, fit_job, fit_one_fold, only_run, resume_one_fold, signal, stage1_bytes,
+};
 use crate::common::{ctseg, phantoms, run, stderr};
 use ctseg_base::Error;
 use ctseg_base::progress::{Observer, Silent, Task};
@@ -29,9 +31,7 @@ fn fit_arguments(data: &Path) -> Vec<&str> {
 
 fn resumed(folder: &Path) -> Vec<u8> {
     let run_folder = only_run(folder);
-    let again = ["fit", "--resume", run_folder.to_str().unwrap()];
-    let engine = ["--device", "flex", "--precision", "f32", "--threads", "1"];
-    run(folder, &[&again[..], &engine].concat(), 0);
+    run(folder, &resume_one_fold(&run_folder, "flex"), 0);
     stage1_bytes(folder)
 }
 
