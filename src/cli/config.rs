@@ -26,7 +26,6 @@ pub struct Config {
     pub data: Option<PathBuf>,
     /// Folder that a descriptor's paths are relative to.
     pub data_root: Option<PathBuf>,
-    /// Model folder.
     pub model: Option<PathBuf>,
     /// Folder for run folders.
     pub runs: Option<PathBuf>,

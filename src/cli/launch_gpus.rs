@@ -131,7 +131,6 @@ fn wait_for_all<S: Iterator<Item = i32>>(
     ends
 }
 
-/// Sends `signal` to the running children.
 fn send(signal: i32, children: &[Child], ends: &[Option<ExitStatus>]) {
     for (child, _) in children.iter().zip(ends).filter(|(_, end)| end.is_none()) {
         send_signal(child, signal);

@@ -31,7 +31,6 @@ pub(super) struct ObservingArgs {
 }
 
 impl ObservingArgs {
-    /// The log of `command`.
     pub(super) fn log(&self, command: &str) -> Log {
         Log::new(self.log_format, command)
     }

@@ -118,12 +118,10 @@ impl Cli {
         read().unwrap_or_else(|error: clap::Error| logging::refuse(&error))
     }
 
-    /// The log of this command.
     pub fn log(&self) -> Log {
         self.global.observing.log(&self.name)
     }
 
-    /// Runs the command.
     pub fn run(self) -> anyhow::Result<Outcome> {
         signals::report_size_limit();
         // Settings that stop all other commands are findings here.

@@ -39,7 +39,6 @@ pub struct Global {
 /// Settings from flags, environment and settings file.
 pub struct Settings {
     pub config: Config,
-    /// All requested devices.
     pub devices: Devices,
     /// The first of them.
     pub device: DeviceChoice,

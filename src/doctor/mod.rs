@@ -141,7 +141,6 @@ fn summary(findings: &[Finding]) -> String {
     }
 }
 
-/// The findings as JSON.
 pub fn as_json(findings: &[Finding]) -> Value {
     json!({
         "ctseg_version": env!("CARGO_PKG_VERSION"),

@@ -26,7 +26,6 @@ const MODEL_TIMEOUT: Duration = Duration::from_secs(300);
 /// Listing thousands of cases on slow storage.
 const DATASET_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Facts about a model.
 struct ModelFacts {
     sha256: String,
     structures: usize,

@@ -39,7 +39,6 @@ impl FromStr for LogFormat {
     }
 }
 
-/// The log of a command.
 #[derive(Debug, Clone)]
 pub struct Log {
     format: LogFormat,

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-/// The work of a script.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Work {
     Predict,
@@ -18,7 +17,6 @@ pub struct Job {
     /// Options of sbatch, such as `mem` and `16G`; the value is empty for options that take none. They replace those of
     /// the script.
     pub options: Vec<(String, String)>,
-    /// Environment variables of the job.
     pub environment: Vec<(String, String)>,
     pub arguments: Vec<String>,
 }

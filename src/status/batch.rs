@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use serde::Deserialize;
 
 use super::state::{Cases, Claim, EXPIRY, Kind, State, Status, age, text_of, unfinished};
-use ctseg_base::process::owner::{Heartbeat, Liveness, Worker};
+use ctseg_base::process::owner::{LastHeartbeat, Liveness, Worker};
 use ctseg_base::text::file::read_text;
 use ctseg_base::text::os_text;
 use ctseg_base::{Error, Result};
@@ -196,7 +196,7 @@ impl Part {
             (true, _) => (State::Done, None),
             (false, Some(worker)) => {
                 let at = self.sign.unwrap_or(now);
-                let sign = Heartbeat { at, now };
+                let sign = LastHeartbeat { at, now };
                 unfinished(worker, worker.liveness(self.owner, sign, EXPIRY))
             }
             (false, None) => {

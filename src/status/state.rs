@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Serialize, Serializer};
 
 use ctseg_base::Error;
-use ctseg_base::process::owner::{Heartbeat, Liveness, Worker};
+use ctseg_base::process::owner::{LastHeartbeat, Liveness, Worker};
 use ctseg_core::run::state_file::{Ended, RunState, TaskState, time_text};
 
 /// A process on another machine counts as dead this long after its last update; it writes several a minute.
@@ -51,7 +51,6 @@ pub struct Cases {
     pub claimed: usize,
     /// Pending and not claimed.
     pub left: usize,
-    /// The claims.
     pub claims: Vec<Claim>,
     /// Failed inputs, with the reason.
     pub failures: Vec<(PathBuf, String)>,
@@ -116,7 +115,6 @@ pub struct Status {
     #[serde(serialize_with = "as_text")]
     pub last_sign: Option<SystemTime>,
     pub task: Option<TaskState>,
-    /// Last log line.
     pub last_line: Option<String>,
     /// For trainings.
     pub epochs: Option<Epochs>,
@@ -176,7 +174,7 @@ impl Status {
     /// Copies a state file, owned by user `owner`.
     pub(super) fn take_state(&mut self, state: RunState, owner: u32, now: SystemTime) {
         let at = self.last_sign.unwrap_or(now);
-        let sign = Heartbeat { at, now };
+        let sign = LastHeartbeat { at, now };
         (self.state, self.because) = match &state.ended {
             Some(ending) => match ending.outcome {
                 Ended::Finished => (State::Done, None),

@@ -147,7 +147,7 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
             ],
             &["claims"],
             &["job", "queue"],
-            &["case", "manifest"],
+            &["case", "existing", "manifest"],
             &["record"],
             &["stages"],
         ],

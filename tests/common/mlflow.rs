@@ -3,11 +3,8 @@
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use ctseg_base::progress::{Observer, Silent, Task};
 use ctseg_http::login::{Credentials, Login};
 use ctseg_http::tls::Trust;
 use ctseg_http::{Body, Client, Method, Request, Url};
@@ -145,50 +142,5 @@ pub fn server(uri: &str) -> Server {
         timeout: Duration::from_secs(30),
         trusted: Vec::new(),
         artifact_root: None,
-    }
-}
-
-/// Records messages and warnings.
-#[derive(Default)]
-pub struct CapturedLog {
-    pub infos: Mutex<Vec<String>>,
-    pub warnings: Mutex<Vec<String>>,
-}
-
-impl CapturedLog {
-    pub fn new() -> (Arc<Self>, Arc<dyn Observer>) {
-        let log = Arc::new(Self::default());
-        (Arc::clone(&log), log)
-    }
-
-    pub fn warnings(&self) -> Vec<String> {
-        self.warnings.lock().unwrap().clone()
-    }
-
-    pub fn infos(&self) -> Vec<String> {
-        self.infos.lock().unwrap().clone()
-    }
-}
-
-impl Observer for CapturedLog {
-    fn info(&self, line: &str) {
-        self.infos.lock().unwrap().push(line.to_owned());
-    }
-
-    fn warn(&self, line: &str) {
-        self.warnings.lock().unwrap().push(line.to_owned());
-    }
-
-    fn task(&self, _: &str, _: u64, _: &'static str) -> Box<dyn Task> {
-        Box::new(Silent)
-    }
-}
-
-/// Waits until `condition()`; panics with `what` after a timeout.
-pub fn wait_for(what: &str, condition: impl Fn() -> bool) {
-    let started = Instant::now();
-    while !condition() {
-        assert!(started.elapsed() < Duration::from_secs(120), "{what}");
-        std::thread::sleep(Duration::from_millis(20));
     }
 }

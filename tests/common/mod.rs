@@ -4,12 +4,14 @@
 
 pub mod batches;
 pub mod browser;
+pub mod captured_log;
 pub mod fake_mlflow;
 #[cfg(target_os = "linux")]
 pub mod faults;
 pub mod levels;
 pub mod mlflow;
 pub mod nnunet;
+pub mod runs;
 pub mod tiny_ct;
 
 use std::path::{Path, PathBuf};
@@ -26,6 +28,7 @@ use ctseg_core::recipe::output_maps::output_maps;
 use ctseg_engine::device::{Compute, DeviceChoice};
 use ctseg_engine::precision::PrecisionChoice;
 use ctseg_engine::weights::network_tensors;
+use serde_json::Value;
 
 /// The engines of this build, as `--device` names them.
 pub fn engines() -> Vec<&'static str> {
@@ -67,6 +70,11 @@ pub fn run(folder: &Path, arguments: &[&str], code: i32) -> Output {
         String::from_utf8_lossy(&output.stderr)
     );
     output
+}
+
+/// The JSON that the binary writes to stdout; panics unless it exits with `code`.
+pub fn run_json(folder: &Path, arguments: &[&str], code: i32) -> Value {
+    serde_json::from_slice(&run(folder, arguments, code).stdout).unwrap()
 }
 
 pub fn stderr(output: &Output) -> String {

@@ -3,11 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use crate::common::batches::json;
 use crate::common::fake_mlflow::{Fake, body, is};
+use crate::common::runs::{only_run, written_and_kept};
 use crate::common::{ctseg, run, stderr};
 use ctseg_engine::weights::read_tensors;
 use ctseg_image::nifti::read_labels;
@@ -56,21 +57,10 @@ fn copy(from: &Path, to: &Path, place: &str) {
     }
 }
 
-/// The only run in `folder/runs`.
-fn only_run(folder: &Path) -> PathBuf {
-    let mut runs = folder.join("runs").read_dir().unwrap();
-    let run = runs.next().unwrap().unwrap().path();
-    assert!(runs.next().is_none());
-    run
-}
-
 /// Runs `predict` into `out`; the numbers of cases written and kept.
 fn predict(folder: &Path, out: &str, more: &[&str]) -> (usize, usize) {
     let input = "data/images/case_4.nii.gz";
-    let arguments = [&["predict", input, "-o", out, "--json"], &EXACT[..], more].concat();
-    let summary: Value = serde_json::from_slice(&run(folder, &arguments, 0).stdout).unwrap();
-    let count = |what: &str| summary[what].as_array().unwrap().len();
-    (count("written"), count("kept"))
+    written_and_kept(folder, &[&[input, "-o", out], &EXACT[..], more].concat())
 }
 
 #[test]

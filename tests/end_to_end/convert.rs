@@ -5,7 +5,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use crate::common::{run, stderr};
+use crate::common::batches::json;
+use crate::common::{run, run_json, stderr};
 use ctseg_core::dataset::{CheckDepth, Dataset, LabelSource};
 use ctseg_image::nifti::{
     NiftiHeader, VoxelType, read_labels, read_volume, write_labels, write_volume,
@@ -65,10 +66,6 @@ fn write_dataset(root: &Path, cases: &[(&str, &[u16])]) {
 fn assert_same_volume(a: &Volume, b: &Volume, what: &str) {
     assert_eq!(a.grid, b.grid, "{what}");
     assert!(a.data == b.data, "{what}: voxels differ");
-}
-
-fn json_of(path: &Path) -> Value {
-    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }
 
 /// Names in a folder, sorted; empty if there is no folder.

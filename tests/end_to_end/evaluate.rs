@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::common::{run, stderr};
+use crate::common::{run, run_json, stderr};
 use ctseg_image::nifti::{NiftiHeader, write_labels};
 use ctseg_image::space::{Grid, LabelMap};
 use serde_json::Value;
@@ -114,8 +114,7 @@ fn a_failed_case_is_listed_and_the_others_compared() {
     write(&at("pred/unknown.nii.gz"), [1, 1, 0, 2]);
     std::fs::write(at("pred/broken.nii.gz"), b"no").unwrap();
     write(&at("ref/broken.nii.gz"), [1, 0, 0, 2]);
-    let output = run(folder.path(), &["evaluate", "pred", "ref", "--json"], 3);
-    let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let summary = run_json(folder.path(), &["evaluate", "pred", "ref", "--json"], 3);
     assert_eq!(summary["cases"], 1);
     assert_eq!(summary["failed"].as_array().unwrap().len(), 2);
     assert!(
@@ -149,9 +148,7 @@ fn predictions_match_dataset_cases_by_id_or_unique_name() {
     write(&at("raw/imagesTr/a_0000.nii.gz"), [9, 9, 9, 9]);
     write(&at("raw/labelsTr/a.nii.gz"), [1, 0, 0, 2]);
     write(&at("pred/a_0000.nii.gz"), [1, 0, 0, 2]);
-    let json = |arguments: &[&str], code| -> Value {
-        serde_json::from_slice(&run(folder.path(), arguments, code).stdout).unwrap()
-    };
+    let json = |arguments: &[&str], code| -> Value { run_json(folder.path(), arguments, code) };
     let summary = json(&["evaluate", "pred", "raw", "--json"], 0);
     assert_eq!(summary["per_structure"]["one"]["dice"], 1.0);
     assert_eq!(summary["missing_predictions"], serde_json::json!([]));
@@ -207,8 +204,7 @@ fn summary(folder: &Path, arguments: &[&str]) -> Value {
         .chain(arguments)
         .copied()
         .collect();
-    let output = run(folder, &arguments, 0);
-    serde_json::from_slice(&output.stdout).unwrap()
+    run_json(folder, &arguments, 0)
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The fingerprint of a dataset, compared with its files.
 
-use crate::common::{phantoms, run};
+use crate::common::{phantoms, run_json};
 use ctseg_base::progress::Silent;
 use ctseg_core::dataset::Dataset;
 use ctseg_core::dataset::fingerprint::Fingerprint;
@@ -74,7 +74,7 @@ fn a_bad_case_is_listed_and_the_others_count() {
     assert_eq!(fingerprint.cases.len(), 2);
     assert_eq!(fingerprint.unreadable.len(), 1);
     assert_eq!(fingerprint.unreadable[0].0, bad.id);
-    let output = run(
+    let value = run_json(
         folder.path(),
         &[
             "inspect",
@@ -84,7 +84,6 @@ fn a_bad_case_is_listed_and_the_others_count() {
         ],
         0,
     );
-    let value: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(value["fingerprint"]["cases"].as_array().unwrap().len(), 2);
     for case in &dataset.cases {
         std::fs::write(&case.image, b"nothing").unwrap();

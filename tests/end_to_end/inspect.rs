@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 
-use crate::common::{run, stderr};
+use crate::common::{run, run_json, stderr};
 use ctseg_image::nifti::{NiftiHeader, VoxelType, write_joined, write_maps, write_volume};
 use ctseg_image::space::{Grid, Volume};
 use ndarray::Array3;
@@ -21,8 +21,7 @@ fn write_image(path: &Path, value: f32) {
 }
 
 fn inspected(folder: &Path, what: &str) -> Value {
-    let output = run(folder, &["inspect", what, "--json"], 0);
-    serde_json::from_slice(&output.stdout).unwrap()
+    run_json(folder, &["inspect", what, "--json"], 0)
 }
 
 fn put(folder: &Path, name: &str, bytes: &[u8]) {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Output;
 
 use crate::common::batches::{ball, batch, small_grid};
-use crate::common::{ctseg, run, stderr};
+use crate::common::{ctseg, run, run_json, stderr};
 use ctseg_image::nifti::{NiftiHeader, VoxelType, write_labels, write_volume};
 use ctseg_image::space::LabelMap;
 

@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::common::batches::{batch, temp_files};
+use crate::common::runs::signal;
 use crate::common::{SMALL, ctseg, phantoms, run, stderr};
 use serde_json::Value;
 
@@ -152,10 +153,7 @@ fn a_running_training_has_metrics() {
     let progress = value(&text, "ctseg_last_progress_timestamp_seconds", &[]).unwrap();
     let now = jiff::Timestamp::now().as_second() as f64;
     assert!((now - progress).abs() < 60.0, "{progress}");
-    let kill = Command::new("kill")
-        .args(["-TERM", &child.id().to_string()])
-        .status();
-    assert!(kill.unwrap().success());
+    signal(&child, "-TERM");
     assert_eq!(child.wait().unwrap().code(), Some(75));
     assert_eq!(
         value(&read(&path), "ctseg_exit_code", &own[1..]),

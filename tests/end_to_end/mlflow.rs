@@ -1,10 +1,12 @@
 //! Runs on a real MLflow server, read by its own Python client. Skipped without `CTSEG_TEST_MLFLOW`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Stdio};
 use std::sync::Barrier;
 
-use crate::common::mlflow::{CapturedLog, PASSWORD, TestServer, server, wait_for};
+use crate::common::captured_log::CapturedLog;
+use crate::common::mlflow::{PASSWORD, TestServer, server};
+use crate::common::runs::wait_for;
 use crate::common::{SMALL, ctseg, phantoms, publish_random, small_recipe, stderr};
 use ctseg_base::hash::file_sha256;
 use ctseg_core::model::bundle::Bundle;

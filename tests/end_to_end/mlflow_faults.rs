@@ -7,8 +7,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::common::captured_log::CapturedLog;
 use crate::common::fake_mlflow::{Fake, Override, a_run, body, is, with_artifacts_at};
-use crate::common::mlflow::{CapturedLog, server, wait_for};
+use crate::common::mlflow::server;
+use crate::common::runs::wait_for;
 use ctseg_base::progress::Silent;
 use ctseg_core::run::tracker::{Event, Outcome, Point, RunIdentity, Tracker};
 use ctseg_http::login::Credentials;

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use crate::common::{phantoms, run, stderr};
+use crate::common::{phantoms, run, run_json, stderr};
 use ctseg_core::dataset::Dataset;
 use ctseg_image::nifti::{VoxelType, read_volume, write_volume};
 use ctseg_image::space::Volume;
@@ -32,8 +32,7 @@ fn map_values(from: &Path, to: &Path, voxel_type: VoxelType, of: impl Fn(f32) ->
 
 /// The warnings of `inspect`.
 fn warnings(folder: &Path, arguments: &[&str]) -> Vec<String> {
-    let output = run(folder, &[&["inspect", "--json"], arguments].concat(), 0);
-    let value: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let value = run_json(folder, &[&["inspect", "--json"], arguments].concat(), 0);
     serde_json::from_value(value["warnings"].clone()).unwrap()
 }
 
@@ -117,7 +116,7 @@ fn phantoms_not_in_hu(folder: &Path) -> (String, Value) {
 
 fn fingerprint(folder: &Path, arguments: &[&str]) -> Value {
     let all = [&["inspect", "--fingerprint", "--json"], arguments].concat();
-    let value: Value = serde_json::from_slice(&run(folder, &all, 0).stdout).unwrap();
+    let value = run_json(folder, &all, 0);
     value["fingerprint"].clone()
 }
 

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
+use crate::common::captured_log::CapturedLog;
+use crate::common::runs::entries;
 use crate::common::{phantoms, small_recipe};
-use ctseg_base::progress::{Observer, Silent, Task};
+use ctseg_base::progress::{Observer, Silent};
 use ctseg_core::dataset::prepared_case::PreparedCase;
 use ctseg_core::dataset::{Case, Dataset, LabelSource};
 use ctseg_core::inference::coarse_result::StageOneResult;
@@ -24,28 +25,6 @@ mod keys;
 mod size_limit;
 
 const LARGE: u64 = 1 << 40;
-
-/// Records warnings.
-#[derive(Default)]
-struct Warnings(Mutex<Vec<String>>);
-
-impl Observer for Warnings {
-    fn info(&self, _: &str) {}
-
-    fn warn(&self, line: &str) {
-        self.0.lock().unwrap().push(line.to_owned());
-    }
-
-    fn task(&self, name: &str, total: u64, unit: &'static str) -> Box<dyn Task> {
-        Silent.task(name, total, unit)
-    }
-}
-
-impl Warnings {
-    fn lines(&self) -> Vec<String> {
-        self.0.lock().unwrap().clone()
-    }
-}
 
 /// A stage-1 recipe whose cases come with Hounsfield units beyond their windows.
 fn recipe(set: &[&str]) -> Recipe {
@@ -71,7 +50,6 @@ fn prepared(
     (bits(&case), source.disk_cache().unwrap().counts())
 }
 
-/// The case without a cache.
 fn without_cache(dataset: &Dataset, recipe: &Recipe, case: usize) -> PreparedBits {
     let values = dataset.structures.iter().map(|s| s.value).collect();
     let source = CaseSource::new(dataset, recipe, values, BTreeMap::new());
@@ -105,15 +83,6 @@ fn bits(case: &PreparedCase) -> PreparedBits {
         scalings.collect(),
         case.ignore,
     )
-}
-
-fn entries(folder: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().path());
-    let mut entries: Vec<PathBuf> = entries.collect();
-    entries.sort();
-    entries
 }
 
 #[test]
@@ -253,7 +222,7 @@ fn damaged_and_foreign_files_are_replaced_with_one_warning() {
     for (what, bytes) in damages(&whole, fs::read(&second).unwrap()) {
         fs::write(&first, &bytes).unwrap();
         fs::write(&second, &bytes[..bytes.len() / 2]).unwrap();
-        let warnings = Warnings::default();
+        let warnings = CapturedLog::default();
         let store = PreprocessedCache::new(&cache, LARGE);
         for case in [0, 1, 2] {
             let (found, counts) = prepared(&dataset, &recipe, case, (&store, &warnings));
@@ -264,7 +233,7 @@ fn damaged_and_foreign_files_are_replaced_with_one_warning() {
                 "{what} {case}"
             );
         }
-        let lines = warnings.lines();
+        let lines = warnings.warnings();
         assert_eq!(lines.len(), 1, "{what}: {lines:?}");
         assert!(
             lines[0].contains("removed") && lines[0].contains(".case"),
@@ -287,14 +256,14 @@ fn an_unwritable_folder_is_one_warning() {
     fs::write(&file, "").unwrap();
     let (store, warnings) = (
         PreprocessedCache::new(&file.join("cache"), LARGE),
-        Warnings::default(),
+        CapturedLog::default(),
     );
     for case in [0, 1, 0] {
         let (found, counts) = prepared(&dataset, &recipe, case, (&store, &warnings));
         assert!(found == without_cache(&dataset, &recipe, case));
         assert_eq!(counts, (0, 1));
     }
-    let lines = warnings.lines();
+    let lines = warnings.warnings();
     assert_eq!(lines.len(), 1, "{lines:?}");
     assert!(
         lines[0].contains("case cache") && lines[0].contains("is a file"),

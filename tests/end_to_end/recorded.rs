@@ -19,7 +19,6 @@ fn events(runs: &Path, ending: &str) -> Vec<Value> {
     lines.collect()
 }
 
-/// The values of all events of a kind.
 fn values<'a>(events: &'a [Value], kind: &str) -> Vec<(&'a str, &'a Value)> {
     let of_kind = events.iter().filter(|event| event["event"] == kind);
     let values = of_kind.filter_map(|event| event["values"].as_object());

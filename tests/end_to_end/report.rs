@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::common::{phantoms, run, small_recipe, stderr};
+use crate::common::{phantoms, run, run_json, small_recipe, stderr};
 use ctseg_core::run::folder::RunSettings;
 use ctseg_image::nifti::{read_labels, write_labels};
 use serde_json::{Value, json};
@@ -177,8 +177,7 @@ fn an_evaluation_with_file_paths_needs_no_options() {
     for case in ["phantom_001", "phantom_002", TAG] {
         std::fs::remove_file(at(&format!("pred/{case}.json"))).unwrap();
     }
-    let output = run(folder.path(), &["report", "eval", "--json"], 0);
-    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let report = run_json(folder.path(), &["report", "eval", "--json"], 0);
     assert_eq!(report["cases_in_pictures"], 3, "{report}");
     let page = std::fs::read_to_string(at("report.html")).unwrap();
     assert!(
@@ -312,8 +311,7 @@ fn twenty_real_cases_stay_below_25_megabytes() {
         "all",
         "--json",
     ];
-    let output = run(folder.path(), &arguments, 0);
-    let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let summary = run_json(folder.path(), &arguments, 0);
     assert_eq!(summary["cases_in_pictures"], 20);
     let bytes = std::fs::metadata(at("report.html")).unwrap().len();
     assert_eq!(summary["bytes"], bytes);

@@ -3,36 +3,16 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 
+use crate::common::captured_log::CapturedLog;
+use crate::common::runs::{find_only, stage1_bytes};
 use crate::common::{SMALL, ctseg, phantoms, run, stderr};
 use ctseg_base::Error;
-use ctseg_base::progress::{Observer, Silent, Task};
+use ctseg_base::progress::Silent;
 use ctseg_core::dataset::scratch_copy::staged;
 use ctseg_core::dataset::{Dataset, LabelSource};
-
-/// Records messages and warnings.
-#[derive(Default)]
-struct CapturedLog {
-    infos: Mutex<Vec<String>>,
-    warnings: Mutex<Vec<String>>,
-}
-
-impl Observer for CapturedLog {
-    fn info(&self, line: &str) {
-        self.infos.lock().unwrap().push(line.to_owned());
-    }
-
-    fn warn(&self, line: &str) {
-        self.warnings.lock().unwrap().push(line.to_owned());
-    }
-
-    fn task(&self, name: &str, total: u64, unit: &'static str) -> Box<dyn Task> {
-        Silent.task(name, total, unit)
-    }
-}
 
 static NO_STOP: AtomicBool = AtomicBool::new(false);
 
@@ -76,14 +56,6 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The one folder below `scratch`.
-fn only_folder(scratch: &Path) -> PathBuf {
-    let mut entries = fs::read_dir(scratch).unwrap();
-    let folder = entries.next().unwrap().unwrap().path();
-    assert!(entries.next().is_none());
-    folder
-}
-
 /// The file that is read instead of `source`.
 fn place(copy: &Dataset, source: &Path) -> PathBuf {
     let read = copy.copies.read(source, |path| Ok(path.to_path_buf()));
@@ -94,7 +66,8 @@ fn opened(path: &Path) -> fs::File {
     fs::File::options().write(true).open(path).unwrap()
 }
 
-fn map_of(dataset: &Dataset, case: usize) -> PathBuf {
+/// The label map of a case.
+pub(crate) fn map_of(dataset: &Dataset, case: usize) -> PathBuf {
     match &dataset.cases[case].labels {
         LabelSource::Map(path) => path.clone(),
         other => panic!("{other:?}"),
@@ -110,10 +83,6 @@ fn arguments<'a>(data: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     arguments.extend(["--device", "flex", "--threads", "1", "--no-out-of-fold"]);
     arguments.extend(more);
     arguments
-}
-
-fn weights(folder: &Path) -> Vec<u8> {
-    fs::read(folder.join("model/stage1.safetensors")).unwrap()
 }
 
 #[test]
@@ -196,7 +165,7 @@ fn files_that_cannot_be_copied_are_read_in_place() {
     // A symbolic link in place of the folder.
     let scratch = folder.path().join("trap");
     stage(&dataset, &scratch);
-    let own = only_folder(&scratch);
+    let own = find_only(&scratch).unwrap();
     fs::rename(&own, folder.path().join("moved")).unwrap();
     std::os::unix::fs::symlink(folder.path().join("moved"), &own).unwrap();
     let (trapped, _, warnings) = stage(&dataset, &scratch);
@@ -234,7 +203,7 @@ fn training_reads_copies_and_records_the_original_paths() {
     let with = arguments(descriptor, &["--scratch", scratch.to_str().unwrap()]);
     let log = stderr(&run(&far, &with, 0));
     assert_eq!(copied(&log), 8, "{log}");
-    assert!(weights(&far) == weights(&plain), "{log}");
+    assert!(stage1_bytes(&far) == stage1_bytes(&plain), "{log}");
     // The run folder records the data, not the copies.
     let run_folder = fs::read_dir(far.join("runs"))
         .unwrap()
@@ -300,7 +269,7 @@ fn processes_on_a_machine_share_the_copying() {
     let dataset = Dataset::open(&descriptor).unwrap();
     let scratch = folder.path().join("scratch");
     stage(&dataset, &scratch);
-    let copies = only_folder(&scratch);
+    let copies = find_only(&scratch).unwrap();
     let names = files(&copies);
     fs::remove_dir_all(copies.join("data")).unwrap();
     // The temporary file of a killed process is removed.
@@ -336,6 +305,6 @@ fn processes_on_a_machine_share_the_copying() {
     }
     assert_eq!(total, 12, "each file is copied by one of them");
     assert_eq!(files(&copies), names);
-    assert!(weights(works[0].path()) == weights(works[1].path()));
-    assert!(weights(works[0].path()) == weights(works[2].path()));
+    assert!(stage1_bytes(works[0].path()) == stage1_bytes(works[1].path()));
+    assert!(stage1_bytes(works[0].path()) == stage1_bytes(works[2].path()));
 }

@@ -3,19 +3,19 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::common::batches::{batch, files, json};
-use crate::common::{SMALL, ctseg, phantoms, run, stderr};
+use crate::common::runs::{only_run, signal};
+use crate::common::{SMALL, ctseg, phantoms, run, run_json, stderr};
 use serde_json::{Value, json};
 
 mod batches;
 
 /// The JSON output of `ctseg status` for `place`.
 fn status(folder: &Path, place: &str) -> Value {
-    let output = run(folder, &["status", place, "--json"], 0);
-    serde_json::from_slice(&output.stdout).unwrap()
+    run_json(folder, &["status", place, "--json"], 0)
 }
 
 fn only_status(folder: &Path, place: &str) -> Value {
@@ -44,13 +44,6 @@ fn listing(folder: &Path) -> BTreeMap<PathBuf, (SystemTime, u64)> {
         }
     }
     found
-}
-
-fn signal(child: &Child, name: &str) {
-    let sent = Command::new("kill")
-        .args([name, &child.id().to_string()])
-        .status();
-    assert!(sent.unwrap().success());
 }
 
 /// Stops a process with SIGSTOP and waits until it has stopped.
@@ -87,13 +80,6 @@ fn wait_for(child: &mut Child, what: impl Fn() -> bool) {
         );
         std::thread::sleep(Duration::from_millis(5));
     }
-}
-
-fn only_run(folder: &Path) -> PathBuf {
-    let mut runs = folder.join("runs").read_dir().unwrap();
-    let run = runs.next().unwrap().unwrap().path();
-    assert!(runs.next().is_none());
-    run
 }
 
 /// The number of epochs that the only run has recorded.

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 
-use crate::common::{compute, phantoms, small_recipe};
+use crate::common::captured_log::CapturedLog;
+use crate::common::phantoms;
+use crate::common::runs::{fit_job, only_run};
 use ctseg_base::Error;
-use ctseg_base::progress::{Observer, Silent, Task};
-use ctseg_core::dataset::Dataset;
+use ctseg_base::progress::{Observer, Silent};
 use ctseg_core::model::bundle::Bundle;
 use ctseg_core::run::metric_names;
 use ctseg_core::run::tracker::{EpochRecord, Event, Outcome, Point, RunIdentity, Tracker};
@@ -125,34 +126,12 @@ fn fit_small(
         assert_eq!(phantoms(&folder.join("data"), 4, 0), descriptor);
     }
     let job = FitJob {
-        recipe: small_recipe("1", set),
-        dataset: Dataset::open(&descriptor).unwrap(),
-        dataset_path: descriptor,
-        data_root: None,
-        model: folder.join("model"),
-        runs: folder.join("runs"),
-        from: None,
-        resume: only_run(folder),
-        compute: compute(),
-        loader_threads: None,
-        seed: 1,
-        max_time: None,
-        stop,
         trackers,
         tags: vec![("mlflow.user".to_owned(), "ada".to_owned())],
         draw_comparison: Some(comparison::draw),
-        trial: None,
-        preprocessed_cache: None,
-        group: Arc::default(),
+        ..fit_job(&descriptor, folder, set, stop)
     };
     fit(&job, observer)
-}
-
-fn only_run(folder: &Path) -> Option<PathBuf> {
-    let mut runs = std::fs::read_dir(folder.join("runs")).ok()?;
-    let run = runs.next()?.unwrap().path();
-    assert!(runs.next().is_none());
-    Some(run)
 }
 
 /// The lines of `metrics.jsonl` by name, in the form in which trackers receive them.
@@ -222,7 +201,7 @@ fn a_resumed_run_logs_every_step_once() {
         epochs[0].2 + 1
     );
     assert_steps_are_whole(&points, epochs[2].2);
-    let run = only_run(folder.path()).unwrap();
+    let run = only_run(folder.path());
     let logged: Vec<_> = epochs
         .into_iter()
         .map(|(network, epoch, _, points)| (network, epoch, points))
@@ -244,22 +223,6 @@ fn a_resumed_run_logs_every_step_once() {
     before.remove("seconds");
     assert_eq!((again.epochs().len(), epoch, points), (1, 3, before));
     assert_eq!(again.points(Some("fold 0")).last().unwrap().step, steps);
-}
-
-/// Records warnings.
-#[derive(Default)]
-struct Warnings(Mutex<Vec<String>>);
-
-impl Observer for Warnings {
-    fn info(&self, _: &str) {}
-
-    fn warn(&self, line: &str) {
-        self.0.lock().unwrap().push(line.to_owned());
-    }
-
-    fn task(&self, name: &str, total: u64, unit: &'static str) -> Box<dyn Task> {
-        Silent.task(name, total, unit)
-    }
 }
 
 struct Failing;
@@ -293,11 +256,11 @@ impl Tracker for Failing {
 #[test]
 fn a_failing_tracker_is_reported_once_and_fails_no_run() {
     let folder = tempfile::tempdir().unwrap();
-    let (recording, warnings) = (Recording::default(), Warnings::default());
+    let (recording, warnings) = (Recording::default(), CapturedLog::default());
     let set = ["training.epochs=2", "train_folds=[0]", "out_of_fold=false"];
     let trackers: [&dyn Tracker; 2] = [&Failing, &recording];
     fit_small(folder.path(), &set, &trackers, &recording.stop, &warnings).unwrap();
-    let warnings = warnings.0.into_inner().unwrap();
+    let warnings = warnings.warnings();
     let about = warnings.iter().filter(|line| line.contains("away"));
     assert_eq!(about.count(), 1, "{warnings:?}");
     // Later trackers still receive everything.

@@ -11,7 +11,6 @@ use rand_chacha::ChaCha8Rng;
 use crate::config::Augmentation;
 use crate::plane::plane;
 
-/// Value of metal.
 const METAL_HU: f32 = 3000.0;
 /// Metal is placed in tissue; number of random positions that are tried.
 const MAX_ATTEMPTS: usize = 16;
@@ -19,7 +18,6 @@ const MAX_ATTEMPTS: usize = 16;
 const TISSUE_HU: f32 = -200.0;
 /// Pairs of streaks per point.
 const LINES: std::ops::RangeInclusive<usize> = 3..=6;
-/// Half the width of a streak.
 const HALF_WIDTH_MM: [f64; 2] = [1.0, 2.5];
 /// Distance at which a streak has half its strength.
 const HALF_STRENGTH_MM: f32 = 40.0;

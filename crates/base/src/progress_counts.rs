@@ -4,7 +4,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-/// The counters of a task.
 pub struct TaskCount {
     pub name: String,
     /// Number of steps; 0 if unknown.

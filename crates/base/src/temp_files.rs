@@ -172,6 +172,11 @@ mod tests {
         path
     }
 
+    fn assert_only(kept: &[PathBuf], removed: &[PathBuf]) {
+        assert!(kept.iter().all(|path| path.exists()), "{kept:?}");
+        assert!(removed.iter().all(|path| !path.exists()), "{removed:?}");
+    }
+
     #[test]
     fn only_stale_files_are_removed() {
         let folder = tempfile::tempdir().unwrap();
@@ -203,14 +208,7 @@ mod tests {
             remove_stale_temp_files(folder.path()).unwrap(),
             stale_paths.len()
         );
-        assert!(
-            kept_paths.iter().all(|path| path.exists()),
-            "{kept_paths:?}"
-        );
-        assert!(
-            stale_paths.iter().all(|path| !path.exists()),
-            "{stale_paths:?}"
-        );
+        assert_only(&kept_paths, &stale_paths);
         assert_eq!(remove_stale_temp_files(&at("none".to_owned())).unwrap(), 0);
         assert!(at(".ctseg-previous".to_owned()).exists());
         remove_own_temp_files(folder.path());
@@ -252,14 +250,7 @@ mod tests {
             touched(at("kept").join(format!("{dead}-abcdeh")), hour),
         ];
         remove_stale_temp_files_below(folder.path());
-        assert!(
-            kept_paths.iter().all(|path| path.exists()),
-            "{kept_paths:?}"
-        );
-        assert!(
-            stale_paths.iter().all(|path| !path.exists()),
-            "{stale_paths:?}"
-        );
+        assert_only(&kept_paths, &stale_paths);
         create(&format!("{dead}-abcdei"), hour);
         drop(temporary_folder(folder.path()).unwrap());
         assert!(!at(&format!("{dead}-abcdei")).exists());

@@ -25,7 +25,6 @@ pub enum Pass {
     Training,
 }
 
-/// Settings of a measurement.
 pub struct Measurement<'a> {
     pub network: &'a NetworkConfig,
     /// (z, y, x); z = 1 for slices

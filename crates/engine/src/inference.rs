@@ -32,7 +32,6 @@ pub struct Inference {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wanted {
     Logits,
-    /// Attention maps.
     Attention,
     /// Input features of the head.
     Features,

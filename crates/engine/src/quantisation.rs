@@ -10,20 +10,6 @@ use serde::{Deserialize, Serialize};
 #[serde(transparent)]
 pub struct InputRanges(pub Vec<[f32; 2]>);
 
-impl InputRanges {
-    /// The union of both: the ranges of one network over all inputs.
-    pub fn widened(mut self, other: &Self) -> Self {
-        if self.0.is_empty() {
-            return other.clone();
-        }
-        for ([low, high], [other_low, other_high]) in self.0.iter_mut().zip(&other.0) {
-            *low = low.min(*other_low);
-            *high = high.max(*other_high);
-        }
-        self
-    }
-}
-
 /// How convolutions are computed.
 pub enum Convolutions {
     /// In the type of the weights.
@@ -40,18 +26,4 @@ pub struct ConvolutionsFrom<'a> {
     /// Of all networks.
     pub all: &'a Convolutions,
     pub first: usize,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ranges_grow() {
-        let first = InputRanges(vec![[-1.0, 2.0], [0.0, 1.0]]);
-        let both = InputRanges::default()
-            .widened(&first)
-            .widened(&InputRanges(vec![[-0.5, 3.0], [-2.0, 0.5]]));
-        assert_eq!(both, InputRanges(vec![[-1.0, 3.0], [-2.0, 1.0]]));
-    }
 }

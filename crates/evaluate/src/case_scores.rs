@@ -32,7 +32,6 @@ pub struct CaseScores {
     pub model: Option<ModelUsed>,
 }
 
-/// The structures to compare.
 pub(super) struct Structures {
     /// None: all that occur.
     pub known: Option<Vec<Structure>>,

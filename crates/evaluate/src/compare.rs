@@ -214,7 +214,6 @@ impl StructureInfo {
         }
     }
 
-    /// Number of voxels of the box.
     fn box_voxels(&self) -> usize {
         self.bounds().map_or(0, |bounds| bounds.voxels())
     }

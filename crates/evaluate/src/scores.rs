@@ -136,7 +136,6 @@ pub const METRICS: [Metric; 22] = [
     }),
 ];
 
-/// The metric of this name.
 pub fn metric_by_name(name: &str) -> Option<&'static Metric> {
     METRICS.iter().find(|metric| metric.name == name)
 }

@@ -146,7 +146,6 @@ impl Serialize for SummaryJson<'_> {
     }
 }
 
-/// Structures by name.
 struct PerStructure<'a>(&'a Evaluation);
 
 impl Serialize for PerStructure<'_> {
@@ -177,7 +176,6 @@ struct StructureSummary<'a> {
 struct Statistics<'a> {
     #[serde(flatten)]
     aggregate: Aggregate,
-    /// The worst cases.
     #[serde(skip_serializing_if = "Option::is_none")]
     worst: Option<Vec<Worst<'a>>>,
 }
@@ -227,7 +225,6 @@ impl Serialize for StructureSummary<'_> {
     }
 }
 
-/// Statistics by metric name.
 struct ByMetric<'a>(&'a [(&'static str, Statistics<'a>)]);
 
 impl Serialize for ByMetric<'_> {

@@ -5,7 +5,6 @@ use std::str::FromStr;
 use ctseg_base::text::by_structure::{ByStructure, Entry};
 use ctseg_base::{Error, Result};
 
-/// Default tolerance.
 pub const DEFAULT_MM: f64 = 2.0;
 
 /// Surface Dice tolerances in mm: a default, and exceptions by structure name.

@@ -32,7 +32,6 @@ pub struct Client {
     timeout: Duration,
 }
 
-/// A request.
 pub struct Request {
     pub method: Method,
     pub url: Url,
@@ -42,7 +41,6 @@ pub struct Request {
     pub is_anonymous: bool,
 }
 
-/// The body of a request.
 pub enum Body {
     Empty,
     Json(String),
@@ -57,9 +55,7 @@ pub enum Body {
 /// A response with a 2xx status.
 pub struct Response {
     pub body: Vec<u8>,
-    /// The `ETag` header.
     pub etag: Option<String>,
-    /// The `Date` header.
     pub date: Option<SystemTime>,
 }
 

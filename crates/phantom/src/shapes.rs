@@ -134,7 +134,6 @@ impl Shape {
         }
     }
 
-    /// A bounding box of the shape.
     pub fn bounds(&self) -> Bounds {
         match self {
             Self::Ellipsoid {

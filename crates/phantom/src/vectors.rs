@@ -6,7 +6,6 @@ pub(super) type Point = [f64; 3];
 /// Rows of a rotation matrix.
 pub(super) type Rotation = [Point; 3];
 
-/// The identity rotation.
 pub(super) const IDENTITY: Rotation = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]];
 
 /// The rotation by `degrees` about x, then y, then z.
@@ -24,7 +23,6 @@ fn product(a: &Rotation, b: &Rotation) -> Rotation {
     })
 }
 
-/// `matrix` · `point`.
 pub(super) fn rotated(matrix: &Rotation, point: Point) -> Point {
     matrix.map(|row| dot(row, point))
 }
@@ -39,12 +37,10 @@ pub(super) fn dot(a: Point, b: Point) -> f64 {
     a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 }
 
-/// `a` - `b`.
 pub(super) fn minus(a: Point, b: Point) -> Point {
     [a[0] - b[0], a[1] - b[1], a[2] - b[2]]
 }
 
-/// `a` + `b`.
 pub(super) fn plus(a: Point, b: Point) -> Point {
     [a[0] + b[0], a[1] + b[1], a[2] + b[2]]
 }

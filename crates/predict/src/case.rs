@@ -1,14 +1,10 @@
 //! One case of a batch: reads the volume, segments it, writes the files.
-//!
-//! Over 400 lines: reading, detecting finished cases and writing depend on each other.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
-
-use sha2::{Digest, Sha256};
 
 use crate::job::PredictJob;
 use ctseg_base::cancel::check_stop;
@@ -25,14 +21,10 @@ use ctseg_core::inference::predictor::Predictor;
 use ctseg_core::inference::stage::check_extent;
 use ctseg_core::model::identity::ModelUsed;
 use ctseg_core::outputs::entropy::EntropyFile;
-use ctseg_core::outputs::existing::{Decision, Wanted};
 use ctseg_core::outputs::inputs::PredictCase;
 use ctseg_core::outputs::overlapping_masks::OverlappingMasks;
 use ctseg_core::outputs::probabilities::ProbabilityFile;
-use ctseg_core::outputs::refuse_links_out;
-use ctseg_core::outputs::sidecar::{
-    CaseWriter, INFERENCE_VERSION, SavedProbabilities, Sidecar, read_sidecar, sidecar_path,
-};
+use ctseg_core::outputs::sidecar::{CaseWriter, SavedProbabilities, Sidecar, sidecar_path};
 use ctseg_engine::losses::Outputs;
 use ctseg_image::formats::{VolumeImage, case_name, read_header, read_volume};
 use ctseg_image::preprocess::channels::Window;
@@ -95,7 +87,6 @@ pub(super) struct Segmented<'a> {
     seconds: f64,
 }
 
-/// The outcome of a case.
 pub(super) enum Outcome {
     /// Its label map already existed; with notes.
     Kept(Vec<String>),
@@ -108,95 +99,9 @@ pub(super) enum Outcome {
 }
 
 impl Batch<'_> {
-    /// Hash of everything except the input that determines a label map.
-    pub(super) fn settings_sha256(&self) -> String {
-        let predictor = self.predictors.first();
-        let outputs = &self.job.outputs;
-        let settings = (
-            INFERENCE_VERSION,
-            &self.model_sha256,
-            predictor.map(Predictor::views),
-            predictor.map(Predictor::postprocessing),
-            self.job.probabilities,
-            (
-                outputs.label_map,
-                outputs.split,
-                outputs.overlap,
-                outputs.entropy,
-                outputs.preview.is_some(),
-                outputs.statistics_json,
-                outputs.structures.is_some(),
-            ),
-            &self.structures,
-        );
-        let mut text = format!("{settings:?}");
-        // Omitted if not set, so that the hash equals that of older versions.
-        let threshold = predictor.map(Predictor::threshold);
-        if let Some(threshold) = threshold.filter(|threshold| !threshold.is_empty()) {
-            text += &format!("{threshold:?}");
-        }
-        if let Some(how) = self.job.rescale_hu {
-            text += &format!(" {how}");
-        }
-        format!("{:x}", Sha256::digest(text))
-    }
-
     /// The cascade on the first device.
     fn cascade(&self) -> Option<&Cascade> {
         self.predictors.first().and_then(Predictor::cascade)
-    }
-
-    /// Decides from a case's existing files whether to make it; `input_sha256` is its volume's hash. `marked_done`: an
-    /// earlier process has marked it as done, so `--overwrite` does not apply.
-    fn decide(
-        &self,
-        case: &PredictCase,
-        input_sha256: &str,
-        marked_done: bool,
-    ) -> Result<Decision> {
-        let files = self.files(case);
-        refuse_links_out(&case.output, &files)?;
-        if self.job.overwrite && !marked_done {
-            return Ok(Decision::Make);
-        }
-        let editable = self.job.outputs.editable(&case.output, &self.structures);
-        let wanted = Wanted {
-            input: &case.input,
-            output: &case.output,
-            files: &files,
-            editable: &editable,
-        };
-        wanted.decide(|made| self.is_current(made, input_sha256))
-    }
-
-    /// All files of a case except its sidecar, relative to its folder.
-    fn files(&self, case: &PredictCase) -> Vec<PathBuf> {
-        let mut files = self.job.outputs.files(&case.output, &self.structures);
-        let probabilities = self.job.probabilities.map(|kind| kind.path(&case.output));
-        let name = probabilities.as_deref().and_then(Path::file_name);
-        files.extend(name.map(PathBuf::from));
-        files
-    }
-
-    /// The hash of a case's volume; taken from the sidecar, without reading the volume, if the case is marked as done.
-    fn input_sha256(&self, case: &PredictCase, marked_done: bool) -> Result<String> {
-        let made = marked_done.then(|| read_sidecar(&case.output)).flatten();
-        match made {
-            Some(made) => Ok(made.input_sha256),
-            None => file_sha256(&case.input),
-        }
-    }
-
-    /// The outcome of a case whose files already exist; `None` if it is to be made.
-    pub(super) fn existing_outcome(&self, index: usize, marked_done: bool) -> Option<Outcome> {
-        let case = &self.cases[index];
-        if case.refused.is_some() {
-            return None; // reading it reports the error
-        }
-        let decision = self
-            .input_sha256(case, marked_done)
-            .and_then(|sha256| self.decide(case, &sha256, marked_done));
-        outcome_of(decision, case)
     }
 
     /// Reads a case's volume, once there is memory for it; the outcome instead if its files already exist.
@@ -223,7 +128,7 @@ impl Batch<'_> {
         }
         let hashing = Instant::now();
         let sha256 = file_sha256(&case.input)?;
-        if let Some(outcome) = outcome_of(self.decide(case, &sha256, false), case) {
+        if let Some(outcome) = self.existing(case, Some(&sha256)) {
             return Ok(Err(outcome));
         }
         let hashing = hashing.elapsed();
@@ -269,18 +174,6 @@ impl Batch<'_> {
             let warning = suspicion.map(|suspicion| suspicion.warning());
             image.header.warnings.extend(warning);
         }
-    }
-
-    /// Whether a finished case was made from this input, with this model and these settings.
-    fn is_current(&self, made: &Sidecar, input_sha256: &str) -> bool {
-        let Some(predictor) = self.predictors.first() else {
-            return false;
-        };
-        made.matches(input_sha256, self.job.rescale_hu, &self.model_sha256)
-            && made.cascade.views == predictor.views()
-            && made.cascade.postprocessing == *predictor.postprocessing()
-            && made.cascade.threshold == *predictor.threshold()
-            && self.job.outputs.match_sidecar(made, &self.structures)
     }
 
     /// Segments a case's volume on one of the devices; stops if the batch is `halted`.
@@ -406,7 +299,7 @@ impl Batch<'_> {
     pub(super) fn write(&self, index: usize, mut segmented: Segmented) -> Result<Outcome> {
         let case = &self.cases[index];
         let sha256 = segmented.input.sha256.clone();
-        if let Some(outcome) = outcome_of(self.decide(case, &sha256, false), case) {
+        if let Some(outcome) = self.existing(case, Some(&sha256)) {
             return Ok(outcome);
         }
         let mut masks = segmented.masks.take();
@@ -441,22 +334,5 @@ impl Batch<'_> {
         )?;
         let sidecar = writer.write(&case.output, segmented.labels, masks, segmented.report)?;
         Ok(Outcome::Written(Box::new(sidecar)))
-    }
-}
-
-/// The outcome of a case by the decision about its files; `None` if it is to be made.
-fn outcome_of(decision: Result<Decision>, case: &PredictCase) -> Option<Outcome> {
-    match decision {
-        Ok(Decision::Make) => None,
-        Ok(Decision::Keep) => Some(Outcome::Kept(Vec::new())),
-        Ok(Decision::KeepChanged(file)) => Some(Outcome::Kept(vec![format!(
-            "{} was changed since ctseg wrote it, and is kept; use --overwrite to make it again",
-            file.display()
-        )])),
-        // Errors about other files than the volume are about existing outputs.
-        Err(error) => Some(match &error {
-            Error::File { path, .. } if *path != case.input => Outcome::Protected(error),
-            _ => Outcome::Failed(error),
-        }),
     }
 }

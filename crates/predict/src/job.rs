@@ -11,7 +11,7 @@ use ctseg_base::{Error, Result};
 use ctseg_core::inference::attention::Attention;
 use ctseg_core::inference::cascade::Cascade;
 use ctseg_core::inference::load_options::LoadOptions;
-use ctseg_core::inference::memory_limit::MemoryLimit;
+use ctseg_core::inference::memory_limit::BatchMemoryLimit;
 use ctseg_core::inference::predictor::Predictor;
 use ctseg_core::inference::threshold::Thresholds;
 use ctseg_core::model::identity::ModelUsed;
@@ -25,7 +25,6 @@ use ctseg_engine::precision::Precision;
 use ctseg_image::preprocess::channels::Window;
 use ctseg_image::preprocess::rescale_hu::RescaleHu;
 
-/// A prediction job.
 pub struct PredictJob<'a> {
     pub cases: Vec<PredictCase>,
     /// The folder of `predictions.json`, and of `failures.jsonl` if a case fails.
@@ -120,7 +119,7 @@ impl PredictJob<'_> {
         let limit = self.max_ram.map(|bytes| {
             let inputs = cases.iter().filter(|case| case.refused.is_none());
             let inputs: Vec<PathBuf> = inputs.map(|case| case.input.clone()).collect();
-            MemoryLimit::new(bytes, &inputs, self.needs_probabilities())
+            BatchMemoryLimit::new(bytes, &inputs, self.needs_probabilities())
         });
         let predictors = self.computes.iter().map(|compute| {
             if compute.precision == Precision::F32 || self.max_ram.is_some() {
@@ -144,7 +143,7 @@ impl PredictJob<'_> {
         let predictors = predictors.collect::<Result<_>>()?;
         Ok((
             predictors,
-            limit.map(MemoryLimit::refused).unwrap_or_default(),
+            limit.map(BatchMemoryLimit::refused).unwrap_or_default(),
         ))
     }
 
@@ -203,7 +202,6 @@ pub struct PredictSummary {
     /// Label maps made by other processes that share the cases.
     pub by_others: Vec<PathBuf>,
     pub failures: Vec<Failure>,
-    /// The list of failures.
     pub failures_file: PathBuf,
     /// The list of all cases.
     pub manifest_file: PathBuf,

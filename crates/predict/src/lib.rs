@@ -8,6 +8,7 @@
 mod case;
 mod case_state;
 pub mod claims;
+mod existing;
 mod job;
 mod manifest;
 mod preflight;

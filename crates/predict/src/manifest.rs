@@ -129,7 +129,6 @@ impl<'a> ClaimsAt<'a> {
     }
 }
 
-/// A case in [`Manifest`].
 #[derive(Serialize)]
 pub(super) struct ManifestCase<'a> {
     #[serde(with = "os_text::path")]

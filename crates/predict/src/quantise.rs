@@ -15,7 +15,6 @@ use ctseg_engine::device::Compute;
 use ctseg_engine::precision::Precision;
 use ctseg_image::metrics::overlap::overlaps;
 
-/// A quantisation job.
 pub struct QuantiseJob {
     pub model: PathBuf,
     pub dataset: Dataset,

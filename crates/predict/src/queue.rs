@@ -16,7 +16,6 @@ pub(crate) struct CaseQueue<'a> {
     remaining: Mutex<Vec<usize>>,
 }
 
-/// A case from the queue.
 pub(super) struct QueuedCase {
     pub(super) index: usize,
     /// The error of claiming it, if any.
@@ -43,7 +42,6 @@ enum Found {
 }
 
 impl<'a> CaseQueue<'a> {
-    /// A queue of `count` cases.
     pub(super) fn of_list(count: usize) -> Self {
         Self {
             claims: None,

@@ -240,7 +240,7 @@ impl<'a> Pipeline<'a> {
             return Err(Outcome::Failed(problem));
         }
         if marked_done {
-            let outcome = catch_panic(|| Ok(self.batch.existing_outcome(index, true)));
+            let outcome = catch_panic(|| Ok(self.batch.existing_when_done(index)));
             match outcome {
                 Ok(None) => {}
                 Ok(Some(outcome)) => return Err(outcome),

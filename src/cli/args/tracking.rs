@@ -82,7 +82,6 @@ impl MlflowArgs {
         !self.no_mlflow && !matches!(Server::find(&preferences, &process_environment), Ok(None))
     }
 
-    /// The parent of the run.
     fn parent_run(&self) -> Option<Parent> {
         let run = self.mlflow_parent_run.clone().filter(|id| !id.is_empty());
         let group = self.mlflow_group.as_deref().filter(|name| !name.is_empty());

@@ -109,7 +109,7 @@ fn bad_cases_are_listed_and_the_others_converted() {
         ["a_0000.nii.gz", "z_0000.nii.gz"]
     );
     assert_eq!(names(&converted.join("labelsTr")), ["a.nii.gz", "z.nii.gz"]);
-    assert_eq!(json_of(&converted.join("dataset.json"))["numTraining"], 2);
+    assert_eq!(json(&converted.join("dataset.json"))["numTraining"], 2);
     nnunet_accepts(&converted);
 }
 
@@ -129,12 +129,11 @@ fn a_repaired_case_is_added_and_a_damaged_one_removed() {
     }
     fs::remove_file(at("data/labels/stray.nii.gz")).unwrap();
     write_map_on(&at("data/labels/a.nii.gz"), grid(), &[9]);
-    let output = run(
+    let summary = run_json(
         folder.path(),
         &["convert", "data", "--to", "msd", "-o", "tasks", "--json"],
         3,
     );
-    let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(
         (&summary["training"], &summary["kept"]),
         (&json!(7), &json!(1))
@@ -147,16 +146,15 @@ fn a_repaired_case_is_added_and_a_damaged_one_removed() {
         "{listed:?}"
     );
     assert_eq!(names(&converted.join("labelsTr")), listed);
-    assert_eq!(json_of(&converted.join("dataset.json"))["numTraining"], 7);
+    assert_eq!(json(&converted.join("dataset.json"))["numTraining"], 7);
     fs::remove_file(at("data/images/z.nii.gz")).unwrap();
     fs::remove_file(at("data/labels/z.nii.gz")).unwrap();
     write_map_on(&at("data/labels/a.nii.gz"), grid(), &[1]);
-    let output = run(
+    let summary = run_json(
         folder.path(),
         &["convert", "data", "--to", "msd", "-o", "tasks", "--json"],
         0,
     );
-    let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(
         (&summary["training"], &summary["kept"]),
         (&json!(7), &json!(6))
@@ -269,7 +267,7 @@ fn non_finite_values_and_oblique_axes_are_reported() {
     );
     let converted = at("raw/Dataset500_data");
     assert_eq!(
-        json_of(&converted.join("dataset.json"))["overwrite_image_reader_writer"],
+        json(&converted.join("dataset.json"))["overwrite_image_reader_writer"],
         "NibabelIO"
     );
     nnunet_accepts(&converted);
@@ -294,7 +292,7 @@ fn ignored_voxels_become_the_last_label() {
     );
     let converted = at("raw/Dataset500_some");
     let labels = json!({"background": 0, "kidney": 1, "liver": 2, "ignore": 3});
-    assert_eq!(json_of(&converted.join("dataset.json"))["labels"], labels);
+    assert_eq!(json(&converted.join("dataset.json"))["labels"], labels);
     let (_, map) = read_labels(&converted.join("labelsTr/a.nii.gz")).unwrap();
     assert_eq!(
         map.data.iter().take(5).copied().collect::<Vec<_>>(),

@@ -68,7 +68,7 @@ fn four_dimensional_images_are_split_and_joined() {
         convert(folder.path(), line, 0);
     }
     let raw = at("raw/Dataset001_Brain");
-    let described = json_of(&raw.join("dataset.json"));
+    let described = json(&raw.join("dataset.json"));
     assert_eq!(
         described["channel_names"],
         json!({"0": "FLAIR", "1": "T1w", "2": "CT"})
@@ -79,7 +79,7 @@ fn four_dimensional_images_are_split_and_joined() {
     );
     assert_eq!(names(&raw.join("imagesTr")).len(), 15);
     assert_eq!(
-        json_of(&at("back/Task01_Brain/dataset.json"))["tensorImageSize"],
+        json(&at("back/Task01_Brain/dataset.json"))["tensorImageSize"],
         "4D"
     );
     let mut pairs = Vec::new();

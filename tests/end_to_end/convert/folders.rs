@@ -12,8 +12,7 @@ fn the_requested_names_and_numbers_are_used() {
     write_dataset(&at("My data"), &[("a", &[1])]);
     let convert = |arguments: &[&str]| {
         let all = [&["convert", "My data", "-o", "out", "--to"], arguments].concat();
-        let output = run(folder.path(), &[&all[..], &["--json"]].concat(), 0);
-        let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let summary = run_json(folder.path(), &[&all[..], &["--json"]].concat(), 0);
         summary["name"].as_str().unwrap().to_owned()
     };
     assert_eq!(convert(&["nnunet"]), "Dataset500_My_data");
@@ -125,7 +124,7 @@ fn files_not_written_by_ctseg_are_left_alone() {
         0,
     );
     assert_eq!(names(&converted.join("imagesTr")), ["a_0000.nii.gz"]);
-    assert_eq!(json_of(&converted.join("dataset.json"))["numTraining"], 1);
+    assert_eq!(json(&converted.join("dataset.json"))["numTraining"], 1);
 }
 
 #[test]
@@ -149,8 +148,7 @@ fn a_second_run_converts_only_incomplete_cases() {
     let converted = at("raw/Dataset500_data");
     let before = content(&converted);
     let kept = |expected: u64| {
-        let output = run(folder.path(), &[&arguments[..], &["--json"]].concat(), 0);
-        let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let summary = run_json(folder.path(), &[&arguments[..], &["--json"]].concat(), 0);
         assert_eq!(
             (&summary["kept"], &summary["training"]),
             (&json!(expected), &json!(5))
@@ -215,12 +213,11 @@ fn unsafe_case_names_are_replaced_and_reported() {
             ("x_0001", &[1]),
         ],
     );
-    let output = run(
+    let summary = run_json(
         folder.path(),
         &["convert", "data", "-o", "raw", "--to", "nnunet", "--json"],
         0,
     );
-    let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
     let expected = json!({"Köln 1": "K_ln_1", "case": "case_2"});
     assert_eq!(summary["renamed"], expected);
     let converted = at("raw/Dataset500_data");
@@ -290,8 +287,5 @@ fn a_stopped_run_is_resumed() {
     let stop = std::sync::atomic::AtomicBool::new(false);
     let converted = convert(&dataset, &channels, &target, &conversion, &Silent, &stop).unwrap();
     assert_eq!((converted.training, converted.kept), (60, done));
-    assert_eq!(
-        json_of(&target.folder.join("dataset.json"))["numTraining"],
-        60
-    );
+    assert_eq!(json(&target.folder.join("dataset.json"))["numTraining"], 60);
 }

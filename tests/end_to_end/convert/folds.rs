@@ -28,7 +28,7 @@ fn folds_keep_the_cases_of_a_patient_together() {
         stderr(&output)
     );
     let converted = at("raw/Dataset500_twice");
-    let splits = json_of(&converted.join("splits_final.json"));
+    let splits = json(&converted.join("splits_final.json"));
     let mut held_out: Vec<Value> = splits
         .as_array()
         .unwrap()
@@ -89,7 +89,7 @@ fn valid_nnunet_folds_are_copied() {
         "{log}"
     );
     assert_eq!(
-        json_of(&at("raw/Dataset501_data/splits_final.json")),
+        json(&at("raw/Dataset501_data/splits_final.json")),
         json!([{"train": ["a", "b"], "val": ["c_1"]}])
     );
 }

@@ -86,7 +86,7 @@ fn nifti2_is_converted_to_nifti1_for_nnunet_and_the_decathlon() {
     }
     let raw = at("raw/Dataset500_my_data");
     assert_eq!(
-        json_of(&raw.join("dataset.json"))["overwrite_image_reader_writer"],
+        json(&raw.join("dataset.json"))["overwrite_image_reader_writer"],
         Value::Null
     );
     nnunet_accepts(&raw);
@@ -111,7 +111,7 @@ fn grids_too_large_for_nifti1_are_read_by_nibabel() {
     write_map_on(&at("d/labels/a.nii.gz"), long, &[1]);
     let log = stderr(&convert(folder.path(), "d --to nnunet -o raw", 0));
     assert!(log.contains("does not fit NIfTI-1"), "{log}");
-    let described = json_of(&at("raw/Dataset500_d/dataset.json"));
+    let described = json(&at("raw/Dataset500_d/dataset.json"));
     assert_eq!(described["overwrite_image_reader_writer"], "NibabelIO");
     nnunet_accepts(&at("raw/Dataset500_d"));
 }

@@ -79,7 +79,7 @@ fn headneck_converts_to_nnunet_to_the_decathlon_and_back() {
     compare(&pairs(&source, &back, &json!({})));
     assert_described(folder.path());
     // The folds equal those of training.
-    let splits = json_of(&at("raw/Dataset042_headneck/splits_final.json"));
+    let splits = json(&at("raw/Dataset042_headneck/splits_final.json"));
     for fold in 0..5 {
         let split = source.split(5, fold, 1).unwrap();
         let held_out: Vec<&str> = split
@@ -99,8 +99,8 @@ fn headneck_converts_to_nnunet_to_the_decathlon_and_back() {
 /// Fails unless `dataset.json` of both layouts describes the head and neck data.
 fn assert_described(folder: &Path) {
     let at = |name: &str| folder.join(name);
-    let first = json_of(&at("raw/Dataset042_headneck/dataset.json"));
-    let last = json_of(&at("back/Dataset007_Again/dataset.json"));
+    let first = json(&at("raw/Dataset042_headneck/dataset.json"));
+    let last = json(&at("back/Dataset007_Again/dataset.json"));
     for key in [
         "channel_names",
         "labels",
@@ -111,7 +111,7 @@ fn assert_described(folder: &Path) {
         assert_eq!(first[key], last[key], "{key}");
     }
     assert_eq!(first["numTraining"], 26);
-    let described = json_of(&at("tasks/Task42_headneck/dataset.json"));
+    let described = json(&at("tasks/Task42_headneck/dataset.json"));
     assert_eq!(
         (
             &described["numTraining"],
@@ -185,11 +185,11 @@ fn totalsegmentator_masks_become_label_maps() {
         (&json!(2), &json!(1), &json!(1))
     );
     let converted = at("raw/Dataset321_Organs");
-    let described = json_of(&converted.join("dataset.json"));
+    let described = json(&converted.join("dataset.json"));
     let expected = json!({"background": 0, "aorta": 1, "colon": 2, "liver": 3, "spleen": 4, "vertebrae_L3": 5});
     assert_eq!(described["labels"], expected);
     assert_eq!(
-        json_of(&converted.join("splits_final.json")),
+        json(&converted.join("splits_final.json")),
         json!([{"train": ["s0001"], "val": ["s0002"]}])
     );
     let (_, labels) =
@@ -285,7 +285,7 @@ fn labels_are_renumbered_and_images_stay_identical() {
         .map(|structure| structure.value)
         .collect();
     assert_eq!(new, (1..=values.len() as u16).collect::<Vec<_>>());
-    let conversion = json_of(&at("raw/Dataset100_Body/conversion.json"));
+    let conversion = json(&at("raw/Dataset100_Body/conversion.json"));
     let mut table = serde_json::Map::new();
     for (label, structure) in conversion["labels"]
         .as_array()

@@ -80,8 +80,7 @@ fn a_name_clash_fails_only_its_pair() {
         write(&at(name), [1, 0, 0, 2]);
     }
     std::fs::create_dir_all(at("pred/d.nii")).unwrap(); // a folder is not a label map
-    let output = run(folder.path(), &["evaluate", "pred", "ref", "--json"], 3);
-    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let found = run_json(folder.path(), &["evaluate", "pred", "ref", "--json"], 3);
     assert_eq!(
         (&found["cases"], &found["compared"][0]["case"]),
         (&1.into(), &"a".into())
@@ -113,8 +112,7 @@ fn names_that_are_not_utf_8_are_compared_and_listed() {
         write(&at(&[b"ref/", name].concat()), [1, 0, 0, 2]);
     }
     write(&at(b"pred/\xff.nii.gz"), [1, 0, 0, 2]);
-    let output = run(folder.path(), &["evaluate", "pred", "ref", "--json"], 3);
-    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let found = run_json(folder.path(), &["evaluate", "pred", "ref", "--json"], 3);
     let cases = found["compared"].as_array().unwrap().iter();
     let cases: Vec<&str> = cases.filter_map(|case| case["case"].as_str()).collect();
     assert_eq!(cases, ["M\\xF6ller", "M\\xFCller"]);

@@ -21,8 +21,7 @@ fn missing_dataset_files_are_listed_and_exit_with_3() {
         missing.len() == 1 && missing[0].contains("c1.nii.gz"),
         "{printed}"
     );
-    let value: Value =
-        serde_json::from_slice(&run(folder, &["--json", "inspect", "data"], 3).stdout).unwrap();
+    let value: Value = run_json(folder, &["--json", "inspect", "data"], 3);
     assert_eq!(value["missing"].as_array().unwrap().len(), 1, "{value:#}");
     // A descriptor with images only has no missing files.
     let images = "name = \"x\"\nimages = \"images/*.nii.gz\"\n[structures]\na = 1\n";
@@ -84,8 +83,7 @@ fn inspect_shows_labels_instead_of_hounsfield_units_for_a_label_map() {
             .any(|words| words.len() == 4 && words[1] == label && words[2] == voxels)
     };
     assert!(row("1", "216") && row("2", "180"), "{printed}");
-    let value: Value =
-        serde_json::from_slice(&run(folder, &["--json", "inspect", label], 0).stdout).unwrap();
+    let value: Value = run_json(folder, &["--json", "inspect", label], 0);
     assert!(value["histogram"].is_null(), "{value:#}");
     assert_eq!(value["labels"][0]["voxels"], 216, "{value:#}");
     // A mask, and an empty one.

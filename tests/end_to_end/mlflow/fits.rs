@@ -1,13 +1,7 @@
 //! Killed fits and server outages: everything arrives once.
 
 use super::*;
-
-fn only_run(folder: &Path) -> PathBuf {
-    let mut runs = std::fs::read_dir(folder).unwrap();
-    let found = runs.next().unwrap().unwrap().path();
-    assert!(runs.next().is_none());
-    found
-}
+use crate::common::runs::find_only;
 
 fn fit_arguments(data: &Path, stage: &str) -> Vec<String> {
     let data = data.to_str().unwrap();
@@ -145,7 +139,7 @@ pub(super) fn two_stages_survive_a_server_outage(test: &mut TestServer) {
     test.stop();
     let log = end_without_server(first);
     assert!(log.contains("'ctseg sync"), "{log}");
-    let run_1 = only_run(&folder.path().join("stage_1"));
+    let run_1 = find_only(&folder.path().join("stage_1")).unwrap();
 
     // Still unavailable: sync fails and changes nothing.
     let before = delivered("stage_1");
@@ -169,7 +163,7 @@ pub(super) fn two_stages_survive_a_server_outage(test: &mut TestServer) {
     });
     test.restart();
     end_without_server(second);
-    let run_2 = only_run(&folder.path().join("stage_2"));
+    let run_2 = find_only(&folder.path().join("stage_2")).unwrap();
 
     sync_twice_at_once(test, folder.path());
     let content = test.content();
@@ -223,7 +217,7 @@ pub(super) fn a_killed_fit_resumes_in_the_same_run(test: &TestServer) {
     child.wait().unwrap();
     let text = sync(test, folder.path(), &[], 0);
     assert!(text.contains("complete"), "{text}");
-    let run = only_run(&folder.path().join("runs"));
+    let run = find_only(&folder.path().join("runs")).unwrap();
     let status = |content: &Value| {
         let runs = content["experiments"]["killed"]["runs"].as_array().unwrap();
         let parent = runs.iter().find(|run| run["parent"].is_null()).unwrap();

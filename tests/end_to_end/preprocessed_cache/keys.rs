@@ -1,6 +1,7 @@
 //! Cache keys: they change with everything that a preprocessed case depends on, and with nothing else.
 
 use super::*;
+use crate::staging::map_of;
 
 /// A result of stage 1 with its own prior.
 fn stage_one(value: f32, shape: [usize; 3], end: usize) -> StageOneResult {
@@ -150,11 +151,4 @@ fn other_settings_and_file_locations_change_no_key() {
     moved.cases[0].image = elsewhere.join("i.nii.gz");
     moved.cases[0].labels = LabelSource::Map(elsewhere.join("l.nii.gz"));
     assert!(key_of(&moved, &plain) == own);
-}
-
-fn map_of(dataset: &Dataset, case: usize) -> PathBuf {
-    match &dataset.cases[case].labels {
-        LabelSource::Map(path) => path.clone(),
-        other => panic!("{other:?}"),
-    }
 }

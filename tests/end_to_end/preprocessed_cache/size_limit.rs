@@ -80,16 +80,16 @@ fn a_case_above_the_limit_is_not_cached_and_evicts_nothing() {
     prepared(&dataset, &recipe, 0, (&store, &Silent));
     let before = entries(&cache);
     assert_eq!(before.len(), 1);
-    let (small, warnings) = (PreprocessedCache::new(&cache, 1000), Warnings::default());
+    let (small, warnings) = (PreprocessedCache::new(&cache, 1000), CapturedLog::default());
     for _ in 0..2 {
         prepared(&dataset, &recipe, 1, (&small, &warnings));
     }
     assert_eq!(entries(&cache), before);
-    assert_eq!(warnings.lines().len(), 1, "{:?}", warnings.lines());
+    assert_eq!(warnings.warnings().len(), 1, "{:?}", warnings.warnings());
     assert!(
-        warnings.lines()[0].contains("--case-cache-size"),
+        warnings.warnings()[0].contains("--case-cache-size"),
         "{:?}",
-        warnings.lines()
+        warnings.warnings()
     );
 }
 

@@ -2,9 +2,10 @@
 
 use std::fs;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::common::batches::json;
+use crate::common::runs::only_run;
 use crate::common::{SMALL, ctseg, run, stderr, tiny_ct};
 use ctseg_core::run::checkpoint::{CheckpointFolder, Progress, StopReason};
 use ctseg_core::run::history;
@@ -18,13 +19,6 @@ fn arguments<'a>(data: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     let fit = ["fit", "--stage", "1", "--data", data, "--fold", "0"];
     let flags = ["--no-out-of-fold", "--no-mlflow", "--device", "flex"];
     [&fit[..], &flags, &SMALL, more].concat()
-}
-
-fn only_run(folder: &Path) -> PathBuf {
-    let mut runs = folder.join("runs").read_dir().unwrap();
-    let path = runs.next().unwrap().unwrap().path();
-    assert!(runs.next().is_none());
-    path
 }
 
 /// Resumes the run with more flags; returns stderr.

@@ -1,6 +1,7 @@
 //! Everything that trackers receive from a whole run.
 
 use super::*;
+use crate::common::compute;
 
 #[test]
 fn trackers_receive_everything() {

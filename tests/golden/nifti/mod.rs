@@ -39,7 +39,6 @@ pub fn cases() -> Vec<Case> {
     cases.iter().map(case).collect()
 }
 
-/// The case with this name.
 pub fn named(name: &str) -> Case {
     cases().into_iter().find(|case| case.name == name).unwrap()
 }

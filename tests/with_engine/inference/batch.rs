@@ -1,7 +1,7 @@
 //! Batches: hostile volumes, kills, signals, full disks. Models have random weights.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -10,7 +10,8 @@ use crate::common::batches::{
     assert_kept, assert_same_results, ball, batch, files, json, sidecars, small_grid, temp_files,
     wait_until,
 };
-use crate::common::{compute, ctseg, run, stderr};
+use crate::common::runs::signal;
+use crate::common::{compute, ctseg, run, run_json, stderr};
 use ctseg_base::progress::{CaseCounts, Observer, Silent, Task};
 use ctseg_core::inference::threshold::Thresholds;
 use ctseg_core::outputs::Outputs;
@@ -22,13 +23,6 @@ use serde_json::Value;
 
 mod existing;
 mod immediate_exit;
-
-fn signal(child: &Child, name: &str) {
-    let sent = Command::new("kill")
-        .args([name, &child.id().to_string()])
-        .status();
-    assert!(sent.unwrap().success());
-}
 
 /// Six hostile volumes; the two that cannot be segmented are first by name.
 fn hostile(folder: &Path) {
@@ -177,12 +171,11 @@ fn only_damaged_and_missing_outputs_are_predicted_again() {
         .set_modified(old)
         .unwrap();
     std::fs::write(at("out/.ctseg-01234567-2-2-abcdef"), "half").unwrap();
-    let output = run(
+    let summary = run_json(
         folder.path(),
         &["predict", "images", "-o", "out", "--json"],
         0,
     );
-    let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
     let expected = [0, 1, 2, 3].map(|index| format!("out/case_{index:02}.nii.gz"));
     assert_eq!(summary["written"], serde_json::json!(expected));
     assert_eq!(summary["kept"].as_array().unwrap().len(), 2);

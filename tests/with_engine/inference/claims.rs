@@ -7,7 +7,7 @@ use std::process::{Child, Stdio};
 use crate::common::batches::{
     assert_kept, assert_same_results, batch, files, json, sidecars, wait_until,
 };
-use crate::common::{ctseg, run, stderr};
+use crate::common::{ctseg, run, run_json, stderr};
 use serde_json::Value;
 
 /// Starts a process that shares the cases with others.
@@ -107,8 +107,7 @@ fn shards_split_the_cases() {
         let arguments = [
             "predict", "images", "-o", "out", "--shard", &shard, "--json",
         ];
-        let output = run(folder.path(), &arguments, 0);
-        let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let summary = run_json(folder.path(), &arguments, 0);
         assert!(summary["kept"].as_array().unwrap().is_empty(), "{summary}");
         let names = summary["written"].as_array().unwrap();
         let manifest = json(&at("out").join(format!("predictions-{number}-of-3.json")));

@@ -90,7 +90,6 @@ fn doctor(folder: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-/// Asserts that `text` contains all `parts`.
 fn assert_contains(text: &str, parts: &[&str]) {
     for part in parts {
         assert!(text.contains(part), "no '{part}' in: {text}");

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use crate::common::runs::written_and_kept;
 use crate::common::{phantoms, publish_random, run, small_recipe, stderr};
 use serde_json::Value;
 
@@ -36,10 +37,7 @@ fn model(path: &Path, stage: &str, outputs: &str, spacing: &str) {
 
 /// How many cases were written and kept.
 fn counts(folder: &Path, arguments: &[&str]) -> (usize, usize) {
-    let all = [&["predict", IMAGE, "--json"], arguments].concat();
-    let summary: Value = serde_json::from_slice(&run(folder, &all, 0).stdout).unwrap();
-    let count = |what: &str| summary[what].as_array().unwrap().len();
-    (count("written"), count("kept"))
+    written_and_kept(folder, &[&[IMAGE], arguments].concat())
 }
 
 fn check_with_numpy(folder: &Path, outputs: &str) {

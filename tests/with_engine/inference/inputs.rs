@@ -6,7 +6,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use crate::common::batches::{ball, json, small_grid};
-use crate::common::{ctseg, random_model, run, stderr};
+use crate::common::{ctseg, random_model, run, run_json, stderr};
 use ctseg_image::nifti::{NiftiHeader, VoxelType, write_labels, write_volume};
 use ctseg_image::space::LabelMap;
 use serde_json::{Value, json};
@@ -28,7 +28,7 @@ fn maps(folder: &Path) -> BTreeSet<Vec<u8>> {
 /// Numbers of cases written, kept and failed.
 fn counts(folder: &Path, arguments: &[&str], code: i32) -> [usize; 3] {
     let arguments = [&["predict"], arguments, &["--json"]].concat();
-    let summary: Value = serde_json::from_slice(&run(folder, &arguments, code).stdout).unwrap();
+    let summary = run_json(folder, &arguments, code);
     ["written", "kept", "failed"].map(|what| summary[what].as_array().unwrap().len())
 }
 

@@ -6,7 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::common::{phantoms, random_model, run, stderr};
+use crate::common::runs::written_and_kept;
+use crate::common::{phantoms, random_model, run, run_json, stderr};
 use ctseg_image::nifti::{LabelNames, read_label_names, read_labels, read_volume};
 use ctseg_image::space::label_colour;
 use ctseg_report::pictures::preview;
@@ -20,14 +21,7 @@ fn prepared(folder: &Path, phantom_count: usize) {
 
 /// Numbers of cases written and kept.
 fn counts(folder: &Path, arguments: &[&str]) -> (usize, usize) {
-    let all = [
-        &["predict", "data/images", "-o", "out", "--json"],
-        arguments,
-    ]
-    .concat();
-    let summary: Value = serde_json::from_slice(&run(folder, &all, 0).stdout).unwrap();
-    let count = |what: &str| summary[what].as_array().unwrap().len();
-    (count("written"), count("kept"))
+    written_and_kept(folder, &[&["data/images", "-o", "out"], arguments].concat())
 }
 
 fn structures_in(map: &Path) -> Vec<u16> {
@@ -143,7 +137,7 @@ fn nested_folders_lists_and_channels_are_inputs_and_results_are_not() {
     }
     let predicted = |arguments: &[&str]| -> Vec<String> {
         let all = [&["predict", "--json", "-o", "in/out"], arguments].concat();
-        let summary: Value = serde_json::from_slice(&run(folder, &all, 0).stdout).unwrap();
+        let summary = run_json(folder, &all, 0);
         let paths = ["written", "kept"].map(|what| summary[what].as_array().unwrap().clone());
         let text = |path: Value| path.as_str().unwrap().to_owned();
         let mut paths: Vec<String> = paths.concat().into_iter().map(text).collect();
@@ -182,8 +176,7 @@ fn names_in_a_label_map_are_used_by_inspect_and_by_datasets_without_names() {
         )
         .unwrap();
     }
-    let output = run(folder, &["inspect", "plain", "--json"], 0);
-    let dataset: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let dataset = run_json(folder, &["inspect", "plain", "--json"], 0);
     let maps = ["out/phantom_000.nii.gz", "out/phantom_001.nii.gz"];
     let mut found = maps.map(|map| structures_in(&folder.join(map))).concat();
     found.sort_unstable();

@@ -2,11 +2,10 @@
 
 use std::path::Path;
 
-use crate::common::{phantoms, publish_random, run, small_recipe, stderr};
+use crate::common::{phantoms, publish_random, run, run_json, small_recipe, stderr};
 use ctseg_core::outputs::probabilities::ProbabilityKind;
 use ctseg_core::outputs::probabilities_reader::ProbabilityReader;
 use ctseg_image::nifti::read_labels;
-use serde_json::Value;
 
 const IMAGE: &str = "data/images/phantom_000.nii.gz";
 /// The label values of `publish_random`, in the order of their maps.
@@ -115,7 +114,7 @@ fn another_threshold_predicts_a_case_again() {
     let predict = ["predict", IMAGE, "--model", "exclusive"];
     let kept = |threshold: &[&str]| {
         let all = [&predict, &["-o", "out", "--json"][..], threshold].concat();
-        let summary: Value = serde_json::from_slice(&run(here, &all, 0).stdout).unwrap();
+        let summary = run_json(here, &all, 0);
         summary["kept"].as_array().unwrap().len()
     };
     let lower = ["--threshold", "0.4"];

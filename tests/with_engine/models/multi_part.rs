@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::common::levels::{Level, boxes_in, labelled, manifest, publish_levels, rough, save};
+use crate::common::runs::written_and_kept;
 use crate::common::{phantoms, run, stderr};
 use ctseg_core::model::multi_part::{MultiPartManifest, MultiPartModel, When};
 use ctseg_image::labels::postprocess::Step;
@@ -118,11 +119,7 @@ fn predict(here: &Path, more: &[&str], code: i32) -> String {
 
 /// Numbers of cases written and kept.
 fn counts(here: &Path, more: &[&str]) -> (usize, usize) {
-    let arguments = ["predict", "scans", "-o", "out", "--json"];
-    let output = run(here, &[&arguments[..], more].concat(), 0);
-    let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let count = |what: &str| summary[what].as_array().unwrap().len();
-    (count("written"), count("kept"))
+    written_and_kept(here, &[&["scans", "-o", "out"], more].concat())
 }
 
 fn found(here: &Path, case: &str) -> LabelMap {

@@ -163,7 +163,6 @@ fn mirroring_axes_are_exported() {
     );
 }
 
-/// Renames the structures of the model.
 fn rename_structures(model: &Path, names: [&str; 2]) {
     let manifest = model.join("model.toml");
     let mut text = std::fs::read_to_string(&manifest).unwrap();

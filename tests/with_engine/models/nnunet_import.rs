@@ -116,7 +116,6 @@ fn a_zip_of_a_model_is_imported_like_its_folder() {
     assert_eq!(left, 3, "nothing but the zip and two models");
 }
 
-/// Changes a JSON file.
 fn change_json(file: &Path, change: impl Fn(&mut Value)) {
     let mut value: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
     change(&mut value);

@@ -1,19 +1,11 @@
 //! Training with a cache of preprocessed cases: the same weights, also with several processes at once.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 
+use crate::common::runs::{entries, stage1_bytes};
 use crate::common::{SMALL, ctseg, phantoms, run, stderr};
-
-fn entries(folder: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().path());
-    let mut entries: Vec<PathBuf> = entries.collect();
-    entries.sort();
-    entries
-}
 
 /// The total size of all entries.
 fn bytes_below(folder: &Path) -> u64 {
@@ -39,10 +31,6 @@ fn arguments<'a>(data: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     arguments.extend(["--device", "flex", "--threads", "1", "--no-out-of-fold"]);
     arguments.extend(more);
     arguments
-}
-
-fn weights(folder: &Path) -> Vec<u8> {
-    fs::read(folder.join("model/stage1.safetensors")).unwrap()
 }
 
 /// The numbers in the cache report: cases read and preprocessed.
@@ -77,7 +65,10 @@ fn weights_are_the_same_without_a_cache_and_with_a_cold_or_warm_one() {
     for _ in ["cold", "warm"] {
         let folder = tempfile::tempdir().unwrap();
         let log = stderr(&run(folder.path(), &with, 0));
-        assert!(weights(folder.path()) == weights(without.path()), "{log}");
+        assert!(
+            stage1_bytes(folder.path()) == stage1_bytes(without.path()),
+            "{log}"
+        );
         assert!(log.contains("of 104.9 MB"), "{log}");
         counts.push(reported(&log));
     }
@@ -156,7 +147,7 @@ fn concurrent_processes_share_a_cache_within_its_limit() {
             assert_eq!(output.status.code(), Some(0), "{log}");
             assert!(!log.contains("warning: case cache"), "{log}");
             assert!(
-                weights(folder.path()) == weights(without.path()),
+                stage1_bytes(folder.path()) == stage1_bytes(without.path()),
                 "{name}: {log}"
             );
             assert!(reported(&log).1 > 0 || reported(&log).0 > 0);

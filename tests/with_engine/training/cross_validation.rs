@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-use crate::common::{SMALL, phantoms, random_model, run, small_recipe, stderr};
+use crate::common::{SMALL, phantoms, random_model, run, run_json, small_recipe, stderr};
 use ctseg_base::progress::Silent;
 use ctseg_core::dataset::Dataset;
 use ctseg_core::inference::coarse_stage::out_of_fold_results;
@@ -40,8 +40,7 @@ fn fit(folder: &Path, stage: &str, more: &[&str]) -> Value {
     ];
     arguments.extend(SMALL);
     arguments.extend(more);
-    let output = run(folder, &arguments, 0);
-    serde_json::from_slice(&output.stdout).unwrap()
+    run_json(folder, &arguments, 0)
 }
 
 fn run_of(summary: &Value, folder: &Path) -> PathBuf {

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::common::batches::json;
 use crate::common::{SMALL, run, stderr};
 use serde_json::Value;
 
@@ -28,7 +29,7 @@ fn the_demo_writes_the_documented_files() {
     assert_evaluated(&out);
     assert_reported(&out);
 
-    let sidecar = json_of(&out.join("predictions/phantom_004.json"));
+    let sidecar = json(&out.join("predictions/phantom_004.json"));
     assert_eq!(sidecar["input_sha256"].as_str().unwrap().len(), 64);
     assert!(sidecar["cascade"]["roi"]["end"].is_array(), "{sidecar}");
     assert_eq!(sidecar["volumes_ml"].as_object().unwrap().len(), 5);
@@ -45,12 +46,8 @@ fn the_demo_writes_the_documented_files() {
     assert_inspected(folder.path());
 }
 
-fn json_of(path: &Path) -> Value {
-    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
-}
-
 fn assert_evaluated(out: &Path) {
-    let summary = json_of(&out.join("summary.json"));
+    let summary = json(&out.join("summary.json"));
     assert_eq!(summary["cases"], 1);
     assert_eq!(summary["per_structure"].as_object().unwrap().len(), 5);
     assert!(summary["mean"]["accuracy"].as_f64().is_some(), "{summary}");

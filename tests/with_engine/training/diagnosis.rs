@@ -1,6 +1,6 @@
 //! Diagnoses of real trainings: a network that is too small, a learning rate that is too high.
 
-use crate::common::{phantoms, run};
+use crate::common::{phantoms, run, run_json};
 use serde_json::Value;
 
 /// Trains one fold of all structures; the run's diagnosis as `fit` prints it, and its folder.
@@ -21,8 +21,7 @@ fn diagnosed(cases: usize, set: &[&str]) -> (Value, tempfile::TempDir) {
     for text in small.iter().chain(set) {
         arguments.extend(["--set", text]);
     }
-    let output = run(folder.path(), &arguments, 0);
-    let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let summary = run_json(folder.path(), &arguments, 0);
     let run_folder = folder.path().join(summary["run"].as_str().unwrap());
     for file in ["diagnosis.json", "plots/loss.png", "plots/dice.png"] {
         assert!(run_folder.join(file).exists(), "{file}");

@@ -4,27 +4,21 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::common::{SMALL, ctseg, engines, phantoms, run};
+use crate::common::runs::{fit_one_fold, only_run, resume_one_fold, stage1_bytes};
+use crate::common::{ctseg, engines, phantoms, run};
 use ctseg_core::run::checkpoint::Checkpoint;
 
 /// Trains one fold of a small, smooth stage 1: with max pooling or ReLU, rounding differences between processes would
 /// grow over time.
 fn arguments<'a>(data: &'a Path, engine: &'a str, set: &[&'a str]) -> Vec<&'a str> {
-    let data = data.to_str().unwrap();
-    let mut arguments = vec!["fit", "--stage", "1", "--data", data, "--fold", "0"];
-    arguments.extend(["--device", engine, "--precision", "f32", "--threads", "1"]);
-    arguments.extend(["--no-out-of-fold"]);
-    arguments.extend(SMALL);
     let smooth = [
         "training.augmentation.enabled=true",
         "network.norm=instance",
         "network.activation=leaky_relu",
         "network.downsampling=stride",
     ];
-    for text in smooth.iter().chain(set) {
-        arguments.extend(["--set", text]);
-    }
-    arguments
+    let fit = fit_one_fold(data, engine, &[&smooth[..], set].concat());
+    [&fit[..], &["--no-out-of-fold"]].concat()
 }
 
 /// `mpirun` in `folder`, still without a program.
@@ -65,13 +59,6 @@ fn finished(mut command: Command, code: i32) -> Output {
 fn text(output: &Output) -> String {
     let of = |bytes| String::from_utf8_lossy(bytes).into_owned();
     format!("{}\n{}", of(&output.stdout), of(&output.stderr))
-}
-
-fn only_run(folder: &Path) -> PathBuf {
-    let mut runs = std::fs::read_dir(folder.join("runs")).unwrap();
-    let run = runs.next().unwrap().unwrap().path();
-    assert!(runs.next().is_none(), "more than one run");
-    run
 }
 
 fn last(folder: &Path) -> PathBuf {
@@ -289,18 +276,8 @@ fn a_killed_process_ends_the_others_and_leaves_a_checkpoint() {
         assert!(saved.progress.epoch >= 1);
         // The run can be resumed.
         let run_folder = only_run(folder.path());
-        let resume = [
-            "fit",
-            "--resume",
-            run_folder.to_str().unwrap(),
-            "--device",
-            "flex",
-        ];
-        let resumed = [
-            &resume[..],
-            &["--precision", "f32", "--threads", "1", "--max-time", "2s"],
-        ]
-        .concat();
+        let resume = resume_one_fold(&run_folder, "flex");
+        let resumed = [&resume[..], &["--max-time", "2s"]].concat();
         finished(mpirun(folder.path(), 2, &[], &resumed), 0);
         let later = Checkpoint::load(&last(folder.path())).unwrap();
         assert!(later.progress.optimiser_steps > saved.progress.optimiser_steps);
@@ -324,18 +301,10 @@ fn a_stop_signal_to_one_process_stops_all_and_the_run_resumes_bit_identically() 
     let saved = Checkpoint::load(&last(folder.path())).unwrap();
     assert!(saved.progress.ended.is_none());
     let run_folder = only_run(folder.path());
-    let resume = [
-        "fit",
-        "--resume",
-        run_folder.to_str().unwrap(),
-        "--device",
-        "flex",
-    ];
-    let resumed = [&resume[..], &["--precision", "f32", "--threads", "1"]].concat();
+    let resumed = resume_one_fold(&run_folder, "flex");
     finished(mpirun(folder.path(), 2, &[], &resumed), 0);
-    let weights = |folder: &Path| std::fs::read(folder.join("model/stage1.safetensors")).unwrap();
     assert!(
-        weights(folder.path()) == weights(whole.path()),
+        stage1_bytes(folder.path()) == stage1_bytes(whole.path()),
         "different weights"
     );
 }

@@ -1,8 +1,9 @@
 //! Training through the binary: reproducibility, resuming, reports of bad data.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::common::runs::{only_run, signal, stage1_bytes, wait_for};
 use crate::common::{SMALL, ctseg, phantoms, run, stderr};
 use ctseg_core::dataset::Dataset;
 use ctseg_core::model::bundle::Bundle;
@@ -15,37 +16,9 @@ fn fit_arguments<'a>(data: &'a str, epochs: &'a str) -> Vec<&'a str> {
     arguments
 }
 
-fn only_run(folder: &Path) -> PathBuf {
-    let mut runs = std::fs::read_dir(folder.join("runs")).unwrap();
-    let run = runs.next().unwrap().unwrap().path();
-    assert!(runs.next().is_none());
-    run
-}
-
-fn weights(folder: &Path) -> Vec<u8> {
-    std::fs::read(folder.join("model/stage1.safetensors")).unwrap()
-}
-
-fn wait_for(what: &str, mut is_ready: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !is_ready() {
-        assert!(
-            start.elapsed() < Duration::from_secs(120),
-            "timed out waiting for {what}"
-        );
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
 #[test]
 fn one_seed_gives_the_same_bytes_also_in_a_killed_and_resumed_run() {
     killed_and_resumed(&[]);
-}
-
-#[test]
-fn a_killed_run_resumes_to_the_same_weight_average() {
-    let average = ["--set", "training.weight_average=0.95"];
-    killed_and_resumed(&[average, ["--set", "training.keep=last"]].concat());
 }
 
 #[test]
@@ -97,7 +70,7 @@ fn predefined_folds_are_trained_and_a_resumed_run_keeps_them() {
     assert_held_out();
 }
 
-/// Compares two runs of one seed with one that is killed and resumed.
+/// Compares a run with another of the same seed that is killed and resumed.
 fn killed_and_resumed(more: &[&str]) {
     let data = tempfile::tempdir().unwrap();
     let descriptor = phantoms(data.path(), 4, 0);
@@ -105,14 +78,8 @@ fn killed_and_resumed(more: &[&str]) {
     arguments.extend(["--set", "network.dropout=0.3"]); // its random numbers must be restored too
     arguments.extend(more);
 
-    let straight = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-    for folder in &straight {
-        run(folder.path(), &arguments, 0);
-    }
-    assert!(
-        weights(straight[0].path()) == weights(straight[1].path()),
-        "two runs of one seed differ"
-    );
+    let straight = tempfile::tempdir().unwrap();
+    run(straight.path(), &arguments, 0);
 
     // Killed without warning in the second epoch of the first fold, then resumed.
     let killed = tempfile::tempdir().unwrap();
@@ -137,19 +104,19 @@ fn killed_and_resumed(more: &[&str]) {
         0,
     );
     assert!(
-        weights(killed.path()) == weights(straight[0].path()),
+        stage1_bytes(killed.path()) == stage1_bytes(straight.path()),
         "the resumed run differs"
     );
     let manifest =
         |folder: &Path| std::fs::read_to_string(folder.join("model/model.toml")).unwrap();
-    assert_eq!(manifest(killed.path()), manifest(straight[0].path()));
+    assert_eq!(manifest(killed.path()), manifest(straight.path()));
     // Resumed again, the run has nothing to do and changes nothing.
     run(
         killed.path(),
         &["fit", "--resume", run_folder.to_str().unwrap()],
         0,
     );
-    assert!(weights(killed.path()) == weights(straight[0].path()));
+    assert!(stage1_bytes(killed.path()) == stage1_bytes(straight.path()));
 }
 
 #[test]
@@ -202,14 +169,7 @@ fn a_stopped_run_exits_with_code_75_and_its_progress() {
             .join("checkpoints/fold_0/best.safetensors")
             .exists()
     });
-    let pid = child.id().to_string();
-    assert!(
-        std::process::Command::new("kill")
-            .args(["-TERM", &pid])
-            .status()
-            .unwrap()
-            .success()
-    );
+    signal(&child, "-TERM");
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(75), "{}", stderr(&output));
     assert!(
@@ -274,44 +234,6 @@ fn every_bad_case_is_listed_before_training() {
         !folder.path().join("runs").exists(),
         "no training on invalid data"
     );
-}
-
-#[test]
-fn without_data_the_recipes_phantoms_are_generated() {
-    let folder = tempfile::tempdir().unwrap();
-    let arguments = [
-        "--json",
-        "fit",
-        "--stage",
-        "slices",
-        "--epochs",
-        "1",
-        "--set",
-        "network.widths=[2, 4]",
-    ];
-    let output = run(folder.path(), &arguments, 0);
-    assert!(
-        stderr(&output).contains("phantom-slices"),
-        "{}",
-        stderr(&output)
-    );
-    assert!(folder.path().join("phantom-slices/dataset.toml").exists());
-    let metrics = only_run(folder.path()).join("metrics.jsonl");
-    let line: serde_json::Value =
-        serde_json::from_str(std::fs::read_to_string(metrics).unwrap().trim()).unwrap();
-    let summary: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    let best = &summary["folds"][0]["progress"]["best_validation"];
-    for (key, in_summary) in [
-        ("validation_dice", "dice"),
-        ("validation_iou", "iou"),
-        ("validation_loss", "loss"),
-    ] {
-        assert!(
-            line[key].is_f64() && line[key] == best[in_summary],
-            "{key}: {line} {best}"
-        );
-    }
-    assert_eq!(best["dice_per_map"].as_array().unwrap().len(), 4);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::common::{SMALL, phantoms, run, stderr};
+use crate::common::{SMALL, phantoms, run, run_json, stderr};
 use ctseg_core::run::checkpoint::{Checkpoint, CheckpointFolder};
 use ctseg_engine::weights::{NamedTensors, below_prefix, read_tensors};
 
@@ -17,8 +17,7 @@ fn trained(folder: &Path, data: &Path, overrides: &[&str]) -> (PathBuf, serde_js
     for text in overrides {
         arguments.extend(["--set", text]);
     }
-    let output = run(folder, &arguments, 0);
-    let summary: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let summary = run_json(folder, &arguments, 0);
     let run = folder.join(summary["run"].as_str().unwrap());
     (run, summary["folds"][0].clone())
 }

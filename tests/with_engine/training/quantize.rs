@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::common::{phantoms, run, stderr};
+use crate::common::{phantoms, run, run_json, stderr};
 
 /// Trains both stages of a small model.
 fn train(folder: &Path, data: &str) {
@@ -57,12 +57,11 @@ fn int8_needs_calibration_ranges_and_then_matches_f32() {
     ));
     assert!(refused.contains("is for prediction"), "{refused}");
 
-    let output = run(
+    let summary = run_json(
         folder.path(),
         &["--json", "quantize", "--data", data, "--cases", "2"],
         0,
     );
-    let summary: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(summary["recorded"].as_array().unwrap().len(), 2);
     assert_eq!(summary["compared"].as_array().unwrap().len(), 2);
     let dice = |way: usize| summary["ways"][way]["mean_dice"].as_f64().unwrap_or(0.0);

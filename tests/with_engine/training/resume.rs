@@ -1,19 +1,16 @@
 //! Training killed at any time, stopped, or out of time, and resumed: the same bytes as an uninterrupted run.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::common::{SMALL, ctseg, engines, phantoms, run, stderr};
+use crate::common::runs::{fit_one_fold, only_run, resume_one_fold, stage1_bytes};
+use crate::common::{ctseg, engines, phantoms, run, stderr};
 use ctseg_core::run::checkpoint::{Checkpoint, CheckpointFolder};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 /// Trains one fold of a small stage 1, with every random option on.
 fn arguments<'a>(data: &'a Path, engine: &'a str, set: &[&'a str]) -> Vec<&'a str> {
-    let data = data.to_str().unwrap();
-    let mut arguments = vec!["fit", "--stage", "1", "--data", data, "--fold", "0"];
-    arguments.extend(["--device", engine, "--precision", "f32", "--threads", "1"]);
-    arguments.extend(SMALL);
     let random = [
         "training.augmentation.enabled=true",
         "network.dropout=0.3",
@@ -22,30 +19,11 @@ fn arguments<'a>(data: &'a Path, engine: &'a str, set: &[&'a str]) -> Vec<&'a st
         // Some steps write a checkpoint, others do not.
         "training.checkpoint_minutes=0.0005",
     ];
-    for text in random.iter().chain(set) {
-        arguments.extend(["--set", text]);
-    }
-    arguments
-}
-
-fn weights(folder: &Path) -> Vec<u8> {
-    std::fs::read(folder.join("model/stage1.safetensors")).unwrap()
-}
-
-fn only_run(folder: &Path) -> PathBuf {
-    let mut runs = std::fs::read_dir(folder.join("runs")).unwrap();
-    let run = runs.next().unwrap().unwrap().path();
-    assert!(runs.next().is_none());
-    run
+    fit_one_fold(data, engine, &[&random[..], set].concat())
 }
 
 fn checkpoints(folder: &Path) -> CheckpointFolder {
     CheckpointFolder::new(only_run(folder).join("checkpoints/fold_0"))
-}
-
-fn resume<'a>(run: &'a str, engine: &'a str) -> Vec<&'a str> {
-    let arguments = ["fit", "--resume", run, "--device", engine];
-    [&arguments[..], &["--precision", "f32", "--threads", "1"]].concat()
 }
 
 fn written(folder: &Path) -> Option<SystemTime> {
@@ -98,7 +76,7 @@ fn same_bytes(engine: &str, set: &[&str], (signal, times): (&str, usize), seed: 
         let hit = match &run_folder {
             None => interrupted(folder.path(), &arguments, signal, after),
             Some(run) => {
-                let again = resume(run.to_str().unwrap(), engine);
+                let again = resume_one_fold(run, engine);
                 interrupted(folder.path(), &again, signal, after)
             }
         };
@@ -112,13 +90,9 @@ fn same_bytes(engine: &str, set: &[&str], (signal, times): (&str, usize), seed: 
         "it always finished before the signal: {engine} {set:?}"
     );
     let run_folder = only_run(folder.path());
-    run(
-        folder.path(),
-        &resume(run_folder.to_str().unwrap(), engine),
-        0,
-    );
+    run(folder.path(), &resume_one_fold(&run_folder, engine), 0);
     assert!(
-        weights(folder.path()) == weights(whole.path()),
+        stage1_bytes(folder.path()) == stage1_bytes(whole.path()),
         "{engine} {set:?}: not the same weights"
     );
     let manifest =
@@ -198,14 +172,17 @@ fn a_run_out_of_time_within_an_epoch_resumes_bit_identically() {
         let log = stderr(&run(folder.path(), &hurried, 0));
         assert!(log.contains("time limit reached"), "{log}");
         let stopped = checkpoints(folder.path()).stopped();
-        assert!(stopped.exists() && weights(folder.path()) != weights(whole.path()));
+        assert!(stopped.exists() && stage1_bytes(folder.path()) != stage1_bytes(whole.path()));
         let within = Checkpoint::load(&checkpoints(folder.path()).last()).unwrap();
         assert_eq!(within.progress.within.unwrap().batches, 1);
         let run_folder = only_run(folder.path());
-        let again = resume(run_folder.to_str().unwrap(), engine);
+        let again = resume_one_fold(&run_folder, engine);
         run(folder.path(), &again, 0);
         assert!(!stopped.exists());
-        assert!(weights(folder.path()) == weights(whole.path()), "{engine}");
+        assert!(
+            stage1_bytes(folder.path()) == stage1_bytes(whole.path()),
+            "{engine}"
+        );
     }
 }
 
@@ -216,8 +193,8 @@ fn a_damaged_checkpoint_falls_back_to_the_previous_one_or_is_refused() {
     let arguments = arguments(&descriptor, "flex", &["training.epochs=3"]);
     let folder = tempfile::tempdir().unwrap();
     run(folder.path(), &arguments, 0);
-    let (whole, run_folder) = (weights(folder.path()), only_run(folder.path()));
-    let again = resume(run_folder.to_str().unwrap(), "flex");
+    let (whole, run_folder) = (stage1_bytes(folder.path()), only_run(folder.path()));
+    let again = resume_one_fold(&run_folder, "flex");
     let checkpoints = checkpoints(folder.path());
     let last = std::fs::read(checkpoints.last()).unwrap();
     let flipped = {
@@ -237,7 +214,7 @@ fn a_damaged_checkpoint_falls_back_to_the_previous_one_or_is_refused() {
             .collect();
         assert_eq!(lines.len(), 1, "{log}");
         assert!(lines[0].contains("last.safetensors"), "{log}");
-        assert!(weights(folder.path()) == whole);
+        assert!(stage1_bytes(folder.path()) == whole);
     }
     // No usable checkpoint: refused, and training does not start again.
     std::fs::write(checkpoints.last(), &flipped).unwrap();

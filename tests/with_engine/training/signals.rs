@@ -1,42 +1,24 @@
 //! Requests to stop: by SIGUSR1, by a job's time limit, and in every phase of a training.
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::common::batches::{batch, files, json, temp_files, wait_until};
-use crate::common::{SMALL, compute, ctseg, phantoms, run, small_recipe, stderr};
+use crate::common::runs::{
+    find_only, fit_job, fit_one_fold, only_run, resume_one_fold, signal, stage1_bytes,
+};
+use crate::common::{ctseg, phantoms, run, stderr};
 use ctseg_base::Error;
 use ctseg_base::progress::{Observer, Silent, Task};
 use ctseg_core::dataset::{Dataset, LabelSource};
 use ctseg_core::run::checkpoint::{Checkpoint, CheckpointFolder};
-use ctseg_train::fit::{FitJob, FitSummary, fit};
-
-fn signal(child: &Child, name: &str) {
-    let pid = child.id().to_string();
-    let sent = Command::new("kill").args([name, &pid]).status().unwrap();
-    assert!(sent.success(), "{name}");
-}
-
-fn only_run(folder: &Path) -> Option<PathBuf> {
-    let mut runs = std::fs::read_dir(folder.join("runs")).ok()?;
-    let run = runs.next()?.unwrap().path();
-    assert!(runs.next().is_none());
-    Some(run)
-}
-
-fn weights(folder: &Path) -> Vec<u8> {
-    std::fs::read(folder.join("model/stage1.safetensors")).unwrap()
-}
+use ctseg_train::fit::{FitSummary, fit};
 
 /// A training of one fold that takes some seconds.
 fn fit_arguments(data: &Path) -> Vec<&str> {
-    let data = data.to_str().unwrap();
-    let mut arguments = vec!["fit", "--stage", "1", "--data", data, "--fold", "0"];
-    arguments.extend(["--device", "flex", "--precision", "f32", "--threads", "1"]);
-    arguments.extend(SMALL);
     let set = [
         "training.epochs=60",
         "training.early_stopping.patience=100",
@@ -44,17 +26,13 @@ fn fit_arguments(data: &Path) -> Vec<&str> {
         "training.keep=last",
         "training.checkpoint_minutes=1000",
     ];
-    set.iter()
-        .for_each(|text| arguments.extend(["--set", text]));
-    arguments
+    fit_one_fold(data, "flex", &set)
 }
 
 fn resumed(folder: &Path) -> Vec<u8> {
-    let run_folder = only_run(folder).unwrap();
-    let again = ["fit", "--resume", run_folder.to_str().unwrap()];
-    let engine = ["--device", "flex", "--precision", "f32", "--threads", "1"];
-    run(folder, &[&again[..], &engine].concat(), 0);
-    weights(folder)
+    let run_folder = only_run(folder);
+    run(folder, &resume_one_fold(&run_folder, "flex"), 0);
+    stage1_bytes(folder)
 }
 
 #[test]
@@ -71,7 +49,9 @@ fn sigusr1_and_the_job_time_limit_stop_a_training_that_resumes_to_the_same_bytes
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
-    let metrics = || only_run(folder.path()).is_some_and(|run| run.join("metrics.jsonl").exists());
+    let metrics = || {
+        find_only(&folder.path().join("runs")).is_some_and(|run| run.join("metrics.jsonl").exists())
+    };
     wait_until(&mut child, metrics);
     for _ in 0..3 {
         signal(&child, "-USR1");
@@ -80,10 +60,10 @@ fn sigusr1_and_the_job_time_limit_stop_a_training_that_resumes_to_the_same_bytes
     let log = stderr(&output);
     assert_eq!(output.status.code(), Some(75), "{log}");
     assert!(log.contains("resume with"), "{log}");
-    let last = only_run(folder.path()).unwrap().join("checkpoints/fold_0");
+    let last = only_run(folder.path()).join("checkpoints/fold_0");
     let stopped = Checkpoint::load(&CheckpointFolder::new(last).last()).unwrap();
     assert!(stopped.progress.ended.is_none(), "it had finished before");
-    assert!(resumed(folder.path()) == weights(whole.path()));
+    assert!(resumed(folder.path()) == stage1_bytes(whole.path()));
 
     // Started two seconds before the margin is reached.
     let limited = tempfile::tempdir().unwrap();
@@ -97,7 +77,7 @@ fn sigusr1_and_the_job_time_limit_stop_a_training_that_resumes_to_the_same_bytes
     let log = stderr(&output);
     assert_eq!(output.status.code(), Some(75), "{log}");
     assert!(log.contains("time limit is in 300s; stopping"), "{log}");
-    assert!(resumed(limited.path()) == weights(whole.path()));
+    assert!(resumed(limited.path()) == stage1_bytes(whole.path()));
 }
 
 #[test]
@@ -129,7 +109,7 @@ fn a_margin_beyond_the_job_time_is_wrong_usage_and_an_unknown_limit_gives_a_warn
     let log = stderr(&output);
     assert_eq!(output.status.code(), Some(75), "{log}");
     assert!(log.contains("not starting"), "{log}");
-    assert!(only_run(folder.path()).is_none());
+    assert!(find_only(&folder.path().join("runs")).is_none());
     let output = ctseg(folder.path(), &arguments)
         .args(["--stop-before-limit", "5m"])
         .output()
@@ -199,28 +179,8 @@ fn fitted(
     stop: &AtomicBool,
     observer: &dyn Observer,
 ) -> ctseg_base::Result<FitSummary> {
-    let job = FitJob {
-        recipe: small_recipe("1", &["training.epochs=2"]),
-        dataset: Dataset::open(descriptor).unwrap(),
-        dataset_path: descriptor.to_path_buf(),
-        data_root: None,
-        model: folder.join("model"),
-        runs: folder.join("runs"),
-        from: None,
-        resume: only_run(folder),
-        compute: compute(),
-        loader_threads: None,
-        seed: 1,
-        max_time: None,
-        stop,
-        trackers: &[],
-        tags: Vec::new(),
-        draw_comparison: None,
-        trial: None,
-        preprocessed_cache: None,
-        group: Default::default(),
-    };
-    fit(&job, observer)
+    let set = ["training.epochs=2"];
+    fit(&fit_job(descriptor, folder, &set, stop), observer)
 }
 
 #[test]
@@ -260,7 +220,7 @@ fn every_phase_of_a_training_stops_on_request() {
         assert!(done <= most, "{phase}: {done} more steps, {how}");
         fitted(folder.path(), &no_stop, &Silent).unwrap();
         assert!(
-            weights(folder.path()) == weights(whole.path()),
+            stage1_bytes(folder.path()) == stage1_bytes(whole.path()),
             "{phase}: different weights"
         );
     }
@@ -323,5 +283,5 @@ fn a_long_dataset_check_does_not_delay_signals() {
         took < Duration::from_secs(15),
         "stopped only after {took:?}"
     );
-    assert!(only_run(folder.path()).is_none());
+    assert!(find_only(&folder.path().join("runs")).is_none());
 }

@@ -56,12 +56,12 @@ fn epoch(
 #[test]
 fn only_the_seed_and_the_epoch_change_the_batches() {
     let folder = tempfile::tempdir().unwrap();
-    let dataset = Dataset::open(&phantoms(folder.path(), 10, 0)).unwrap();
+    let dataset = Dataset::open(&phantoms(folder.path(), 5, 0)).unwrap();
     let recipe = small_recipe(
         "refine2_5d",
         &["training.patch_size=[16, 12]", "spacing_mm=[8.0, 8.0, 8.0]"],
     );
-    let stage_one: BTreeMap<usize, StageOneResult> = (0..10)
+    let stage_one: BTreeMap<usize, StageOneResult> = (0..5)
         .map(|case| {
             let grid = dataset
                 .load_image(&dataset.cases[case])
@@ -127,7 +127,7 @@ fn patches_of(dataset: &Dataset, recipe: &Recipe, number: usize) -> Vec<Vec<u32>
 #[test]
 fn an_epoch_of_a_fixed_size_draws_every_slice_once_before_any_twice() {
     let folder = tempfile::tempdir().unwrap();
-    let dataset = Dataset::open(&phantoms(folder.path(), 10, 0)).unwrap();
+    let dataset = Dataset::open(&phantoms(folder.path(), 5, 0)).unwrap();
     let with = |limit: &str, number| {
         // The share of empty slices is so high that every slice is drawn.
         let set = [
@@ -160,7 +160,7 @@ fn an_epoch_of_a_fixed_size_draws_every_slice_once_before_any_twice() {
 #[test]
 fn augmented_batches_depend_on_the_seed_and_stay_in_range() {
     let folder = tempfile::tempdir().unwrap();
-    let dataset = Dataset::open(&phantoms(folder.path(), 9, 0)).unwrap();
+    let dataset = Dataset::open(&phantoms(folder.path(), 5, 0)).unwrap();
     let recipe = |set: &[&str]| {
         let mut all = vec![
             "training.patch_size=[24, 20]",

@@ -1,9 +1,10 @@
 //! Sweeps through the binary: the sane setting wins, failing trials do not affect others, and a resumed sweep decides
 //! the same.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::common::runs::only_run;
 use crate::common::{SMALL, ctseg, phantoms, run, stderr};
 use serde_json::Value;
 
@@ -22,13 +23,6 @@ fn arguments<'a>(data: &'a Path, vary: &[&'a str]) -> Vec<&'a str> {
         arguments.extend(["--vary", text]);
     }
     arguments
-}
-
-fn only_sweep(folder: &Path) -> PathBuf {
-    let mut entries = std::fs::read_dir(folder.join("runs")).unwrap();
-    let sweep = entries.next().unwrap().unwrap().path();
-    assert!(entries.next().is_none());
-    sweep
 }
 
 /// The table without columns that depend on time or paths.
@@ -51,7 +45,7 @@ fn the_sane_rate_wins_and_a_killed_and_resumed_sweep_ends_with_the_same_table() 
     let whole = tempfile::tempdir().unwrap();
     let output = run(whole.path(), &arguments, 3);
     assert!(stderr(&output).contains("failed"), "{}", stderr(&output));
-    let sweep = only_sweep(whole.path());
+    let sweep = only_run(whole.path());
     let rows = table(&sweep);
     assert_sane_rate_won(&sweep, &rows);
     assert!(
@@ -61,7 +55,7 @@ fn the_sane_rate_wins_and_a_killed_and_resumed_sweep_ends_with_the_same_table() 
 
     let folder = tempfile::tempdir().unwrap();
     killed_in_third_trial(folder.path(), &arguments);
-    let killed = only_sweep(folder.path());
+    let killed = only_run(folder.path());
     let resume = ["--device", "flex", "--threads", "1", "sweep", "--resume"];
     let resume = [&resume[..], &[killed.to_str().unwrap()]].concat();
     let output = run(folder.path(), &resume, 3);

@@ -15,7 +15,6 @@ pub struct Cores {
     pub limits: Vec<CoreLimit>,
 }
 
-/// A limit on the number of cores.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CoreLimit {
     /// At least 1.

@@ -29,7 +29,6 @@ pub struct Memory {
     available_by: MemorySource,
 }
 
-/// A limit on memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MemoryLimit {
     pub bytes: u64,
@@ -39,7 +38,6 @@ pub struct MemoryLimit {
 /// The source of a limit, with its text for messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MemorySource {
-    /// The machine's memory.
     Machine,
     /// A cgroup, set in this file.
     Group { file: PathBuf },

@@ -33,7 +33,6 @@ impl fmt::Display for ProcessId {
 }
 
 impl ProcessId {
-    /// This process.
     pub fn current() -> &'static Self {
         &CURRENT
     }

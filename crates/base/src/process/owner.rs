@@ -40,7 +40,7 @@ impl Liveness {
     pub fn of(
         process: Option<&ProcessId>,
         owner: u32,
-        heartbeat: Heartbeat,
+        heartbeat: LastHeartbeat,
         expiry: Duration,
     ) -> Self {
         match process.and_then(|process| process.is_alive(owner)) {
@@ -58,13 +58,12 @@ impl Liveness {
 
 /// The time of the last heartbeat, and the current time.
 #[derive(Debug, Clone, Copy)]
-pub struct Heartbeat {
+pub struct LastHeartbeat {
     pub at: SystemTime,
     pub now: SystemTime,
 }
 
 impl Worker {
-    /// This process.
     pub fn current() -> Self {
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let Job { id, rank } = Job::current().clone();
@@ -79,7 +78,7 @@ impl Worker {
 
     /// Whether it still runs; `owner` is the user ID of the file that names it. A process on another machine counts as
     /// alive until `expiry` after its last `heartbeat`, unless that is further than `expiry` in the future.
-    pub fn liveness(&self, owner: u32, heartbeat: Heartbeat, expiry: Duration) -> Liveness {
+    pub fn liveness(&self, owner: u32, heartbeat: LastHeartbeat, expiry: Duration) -> Liveness {
         let process = ProcessId::parse(&self.process);
         Liveness::of(process.as_ref(), owner, heartbeat, expiry)
     }
@@ -107,7 +106,7 @@ mod tests {
         let owner = std::fs::metadata("/proc/self").unwrap().uid();
         let [minute, hour] = [60, 3600].map(Duration::from_secs);
         let now = SystemTime::UNIX_EPOCH + 10 * hour;
-        let since = |age| Heartbeat { at: now - age, now };
+        let since = |age| LastHeartbeat { at: now - age, now };
         let own = Worker::current();
         // A local process needs no heartbeat.
         assert_eq!(own.liveness(owner, since(hour), minute), Liveness::Alive);
@@ -126,7 +125,7 @@ mod tests {
         let alive = |heartbeat| elsewhere.liveness(owner, heartbeat, minute);
         assert_eq!(alive(since(minute)), Liveness::Alive);
         assert_eq!(alive(since(hour)), Liveness::Expired(hour));
-        let ahead = |by| Heartbeat { at: now + by, now };
+        let ahead = |by| LastHeartbeat { at: now + by, now };
         assert_eq!(alive(ahead(minute)), Liveness::Alive);
         assert_eq!(alive(ahead(hour)), Liveness::ClockAhead(hour));
     }

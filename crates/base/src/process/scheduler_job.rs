@@ -22,7 +22,6 @@ pub struct Job {
 static CURRENT: LazyLock<Job> = LazyLock::new(|| Job::of(&|name| std::env::var(name).ok()));
 
 impl Job {
-    /// The job of this process.
     pub fn current() -> &'static Self {
         &CURRENT
     }

@@ -40,7 +40,6 @@ pub fn expected(name: &str, known: &[&str]) -> String {
     }
 }
 
-/// Levenshtein distance.
 fn levenshtein(one: &str, other: &str) -> usize {
     let other: Vec<char> = other.chars().collect();
     let mut row: Vec<usize> = (0..=other.len()).collect();

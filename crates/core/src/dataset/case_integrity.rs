@@ -13,7 +13,6 @@ use ctseg_image::formats::{VolumeHeader, VolumeImage, read_header, read_label_ma
 use ctseg_image::space::{Grid, LabelMap};
 use ctseg_image::statistics::hounsfield::Suspicion;
 
-/// The check of one case.
 pub(super) struct CaseCheck<'a> {
     dataset: &'a Dataset,
     case: &'a Case,

@@ -159,7 +159,6 @@ fn of_total_segmentator(file: &Path, case: &Path) -> Option<OsString> {
     (published || folder.join(masks).is_dir()).then(|| name.to_owned())
 }
 
-/// The name of the file's folder.
 fn folder_name(file: &Path) -> Option<&OsStr> {
     file.parent().and_then(Path::file_name)
 }

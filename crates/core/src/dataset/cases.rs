@@ -19,11 +19,21 @@ pub struct Structure {
 pub enum LabelSource {
     /// No labels: a case for prediction only.
     None,
-    /// One label map.
     Map(PathBuf),
     /// One binary mask per structure, ascending by the structure's value; where masks overlap, the
     /// higher value wins.
     PerStructure(Vec<(u16, PathBuf)>),
+}
+
+impl LabelSource {
+    /// The label map or the masks.
+    pub fn files(&self) -> Vec<&PathBuf> {
+        match self {
+            Self::None => Vec::new(),
+            Self::Map(path) => vec![path],
+            Self::PerStructure(files) => files.iter().map(|(_, path)| path).collect(),
+        }
+    }
 }
 
 /// One CT volume and its labels. Cases of one patient are never split between training and validation.

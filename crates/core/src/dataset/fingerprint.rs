@@ -39,7 +39,6 @@ pub struct Fingerprint {
     pub structures: BTreeMap<String, StructureStats>,
 }
 
-/// Statistics of one case.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CaseStats {
     pub case: String,

@@ -15,7 +15,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::process::getuid;
 use sha2::{Digest, Sha256};
 
-use super::{Case, Copies, Dataset, LabelSource};
+use super::{Case, Copies, Dataset};
 use ctseg_base::atomic_file::{TEMP_PREFIX, create_folder, parent_of, persist, temporary_file};
 use ctseg_base::cancel::check_stop;
 use ctseg_base::limits::spawn::spawn_scoped;
@@ -247,12 +247,8 @@ impl Staging {
 }
 
 fn files_of(case: &Case) -> Vec<&PathBuf> {
-    let labels: Vec<&PathBuf> = match &case.labels {
-        LabelSource::None => Vec::new(),
-        LabelSource::Map(path) => vec![path],
-        LabelSource::PerStructure(files) => files.iter().map(|(_, path)| path).collect(),
-    };
-    std::iter::once(&case.image).chain(labels).collect()
+    let image = std::iter::once(&case.image);
+    image.chain(case.labels.files()).collect()
 }
 
 /// The path of a file's copy: as below the dataset's root, or in a folder of its own if it lies outside.

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use ndarray::{Array3, Array4, ArrayView3, Axis, Slice};
 
+use super::roi::map_between;
 use super::sliding_window::Planes;
 use super::threshold::logit;
 use ctseg_base::{Error, Result};
@@ -76,7 +77,6 @@ pub struct Target<'a> {
     pub common: &'a Grid,
     /// The streaming axis, of (z, y, x) of the network's grids.
     pub axis: usize,
-    /// Planes per chunk.
     pub chunk_planes: usize,
     /// Label values in the order of the maps.
     pub values: &'a [u16],
@@ -319,9 +319,4 @@ fn covered(map: &GridMap, source: &Grid, common: &Grid) -> Option<VoxelBox> {
         covered.end[axis] = (0..source.shape[axis]).rev().find(inside)? + 1;
     }
     Some(covered)
-}
-
-fn map_between(onto: &Grid, from: &Grid) -> Result<GridMap> {
-    onto.map_to(from)
-        .ok_or_else(|| Error::internal("the grids of region and volume are not parallel"))
 }

@@ -1,7 +1,7 @@
 //! How models are loaded: device, test-time augmentation, post-processing, thresholds, memory limit.
 
 use super::cascade::Cascade;
-use super::memory_limit::MemoryLimit;
+use super::memory_limit::BatchMemoryLimit;
 use super::threshold::Thresholds;
 use crate::model::bundle::Bundle;
 use crate::model::common::common_structures;
@@ -17,8 +17,8 @@ pub struct LoadOptions<'a> {
     /// Whether to apply the models' post-processing.
     pub postprocess: bool,
     pub thresholds: &'a Thresholds,
-    /// The memory limit of the batch; afterwards it lists the [refused](MemoryLimit::refused) volumes.
-    pub limit: Option<&'a MemoryLimit>,
+    /// The memory limit of the batch; afterwards it lists the [refused](BatchMemoryLimit::refused) volumes.
+    pub limit: Option<&'a BatchMemoryLimit>,
 }
 
 impl LoadOptions<'_> {

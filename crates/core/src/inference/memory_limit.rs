@@ -19,7 +19,7 @@ const FINER: usize = 8;
 
 /// The memory limit of a batch of volumes.
 #[derive(Debug)]
-pub struct MemoryLimit {
+pub struct BatchMemoryLimit {
     pub bytes: u64,
     /// Whether probabilities are exported too.
     pub with_probabilities: bool,
@@ -29,7 +29,7 @@ pub struct MemoryLimit {
     refused: RefCell<BTreeMap<PathBuf, (u64, String)>>,
 }
 
-impl MemoryLimit {
+impl BatchMemoryLimit {
     /// Reads the headers of `inputs`.
     pub fn new(bytes: u64, inputs: &[PathBuf], with_probabilities: bool) -> Self {
         let headers = inputs.iter().filter_map(|input| {
@@ -134,14 +134,14 @@ impl Cascade {
 }
 
 /// The cascade with the largest batching that keeps within the limit, see [`batching_within`].
-pub fn within(cascade: Cascade, limit: &MemoryLimit) -> Cascade {
+pub fn within(cascade: Cascade, limit: &BatchMemoryLimit) -> Cascade {
     let batching = batching_within(&cascade, limit, Overhead::default());
     cascade.with_batching(&batching)
 }
 
 /// The largest batching with which every volume, and the overhead, fits within the limit. Volumes that do not fit with
-/// any batching are [refused](MemoryLimit::refused) and ignored.
-pub fn batching_within(cascade: &Cascade, limit: &MemoryLimit, overhead: Overhead) -> Batching {
+/// any batching are [refused](BatchMemoryLimit::refused) and ignored.
+pub fn batching_within(cascade: &Cascade, limit: &BatchMemoryLimit, overhead: Overhead) -> Batching {
     let resident = resident_bytes();
     let needed = |source: &Grid, batching: &Batching| {
         let usage = cascade.memory_use(source, batching, limit.with_probabilities)?;

@@ -57,7 +57,6 @@ pub struct MultiPartPredictor {
     views: usize,
 }
 
-/// One part of the model.
 struct Part {
     name: String,
     bundle: Bundle,

@@ -52,7 +52,6 @@ impl PatchGrid {
         }
     }
 
-    /// Number of patches.
     pub fn count(&self) -> usize {
         self.positions.iter().map(Vec::len).product()
     }

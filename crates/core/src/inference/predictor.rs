@@ -104,7 +104,6 @@ impl Predictor {
         }
     }
 
-    /// The unit of progress.
     pub fn unit(&self) -> &'static str {
         match self {
             Self::Cascade(cascade) => cascade.unit(),

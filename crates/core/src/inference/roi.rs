@@ -6,7 +6,7 @@ use rand::Rng;
 use crate::recipe::{JitterConfig, OnBorder, RoiConfig};
 use ctseg_base::{Error, Result};
 use ctseg_image::labels::components::{Connectivity, keep_components};
-use ctseg_image::space::{Grid, LabelMap, VoxelBox};
+use ctseg_image::space::{Grid, GridMap, LabelMap, VoxelBox};
 
 /// A region of interest in a volume, and how it was obtained.
 #[derive(Debug, Clone, PartialEq)]
@@ -98,9 +98,7 @@ pub fn find_roi(prior: &Prior, source: &Grid, config: &RoiConfig) -> Result<Roi>
 /// Maps `region` from the grid `from` to the smallest box of the grid `onto` that covers it; the grids must be
 /// parallel.
 pub fn map_box(region: &VoxelBox, from: &Grid, onto: &Grid) -> Result<VoxelBox> {
-    let map = from
-        .map_to(onto)
-        .ok_or_else(|| Error::internal("the grids of region and volume are not parallel"))?;
+    let map = map_between(from, onto)?;
     let mut mapped = VoxelBox {
         start: [0; 3],
         end: [0; 3],
@@ -114,6 +112,12 @@ pub fn map_box(region: &VoxelBox, from: &Grid, onto: &Grid) -> Result<VoxelBox> 
         mapped.end[along.axis] = (a.max(b) - 1e-6).ceil().clamp(1.0, limit) as usize;
     }
     Ok(mapped)
+}
+
+/// The axes of `from` on those of `onto`; the grids must be parallel.
+pub fn map_between(from: &Grid, onto: &Grid) -> Result<GridMap> {
+    from.map_to(onto)
+        .ok_or_else(|| Error::internal("the grids of region and volume are not parallel"))
 }
 
 /// The region with a random shift and a random change of each side, clipped to the volume.

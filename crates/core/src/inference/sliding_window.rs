@@ -109,7 +109,6 @@ impl<'a> Planes<'a> {
         })
     }
 
-    /// Number of planes.
     pub fn count(&self) -> usize {
         self.shape[self.axis]
     }

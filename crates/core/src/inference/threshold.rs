@@ -53,7 +53,6 @@ impl FromIterator<Threshold> for Thresholds {
 }
 
 impl Thresholds {
-    /// The threshold of the structure `structure`.
     pub fn of(&self, structure: &str) -> f64 {
         self.0.of(structure)
     }

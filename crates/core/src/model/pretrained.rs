@@ -12,7 +12,6 @@ use ctseg_engine::weights::NamedTensors;
 /// Prefixes of tensors that depend on the structures.
 const HEADS: [&str; 2] = ["head.", "heads."];
 
-/// Weights to initialise from.
 #[derive(Debug, Clone)]
 pub struct PretrainedWeights {
     /// One set per network of the model's stage.

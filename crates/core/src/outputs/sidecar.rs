@@ -45,7 +45,6 @@ pub struct Sidecar {
     pub model: PathBuf,
     /// Of the model, or of the whole ensemble.
     pub model_sha256: String,
-    /// The models of an ensemble.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ensemble: Vec<ModelUsed>,
     /// [`INFERENCE_VERSION`] of the build that made it; 1 if the sidecar does not have it.
@@ -248,7 +247,6 @@ fn write_json(path: &Path, content: &impl Serialize) -> Result<()> {
     write_bytes_atomically(path, text.as_bytes())
 }
 
-/// The saved probabilities of a case.
 #[derive(Debug, Clone)]
 pub struct SavedProbabilities {
     /// File name, in the folder of the label map.

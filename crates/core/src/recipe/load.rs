@@ -199,7 +199,7 @@ fn apply_override(table: &mut toml::Table, setting: &str) -> Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use ctseg_engine::losses::{DiceSettings, LossConfig};
     use ctseg_image::preprocess::normalisation::Normalisation;
@@ -267,7 +267,8 @@ mod tests {
         assert_eq!(off.augmentation(), None);
     }
 
-    fn refused(settings: &[(&str, &str)]) {
+    /// Fails unless each setting is refused in one line with this text.
+    pub fn refused(settings: &[(&str, &str)]) {
         for (setting, expected) in settings {
             let error = Recipe::named("1", &[(*setting).to_owned()]).unwrap_err();
             let error = error.to_string();

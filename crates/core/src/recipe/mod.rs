@@ -185,7 +185,6 @@ fn default_windows() -> Vec<Window> {
 }
 
 impl Recipe {
-    /// The folds to train.
     pub fn trained_folds(&self) -> Vec<usize> {
         self.train_folds
             .clone()

@@ -182,18 +182,8 @@ fn failing(checks: &[Check]) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::load::tests::refused;
     use super::*;
-
-    fn refused(settings: &[(&str, &str)]) {
-        for (setting, expected) in settings {
-            let error = Recipe::named("1", &[(*setting).to_owned()]).unwrap_err();
-            let error = error.to_string();
-            assert!(
-                error.contains(expected) && !error.contains('\n'),
-                "{expected}: {error}"
-            );
-        }
-    }
 
     #[test]
     fn huge_numbers_are_refused() {

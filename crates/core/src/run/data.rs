@@ -11,7 +11,6 @@ use ctseg_base::{Error, Result};
 /// The file of [`RunData::content`] in a run's folder.
 pub const CONTENT: &str = "data_fingerprint.json";
 
-/// Data and folds of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunData {
     pub content: DatasetContent,

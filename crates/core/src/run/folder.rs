@@ -17,7 +17,6 @@ use ctseg_base::temp_files::remove_stale_temp_files_below;
 use ctseg_base::text::file::read_text;
 use ctseg_base::{Error, Result, regular_file};
 
-/// The subfolder for plots.
 pub const PLOTS: &str = "plots";
 
 /// What a run needs for resuming, besides its recipe.
@@ -103,7 +102,6 @@ impl RunFolder {
         Ok((run, recipe, settings))
     }
 
-    /// Recipe and settings of the run at `path`.
     pub fn read(path: &Path) -> Result<(Recipe, RunSettings)> {
         let read = |name: &str| {
             let file = path.join(name);
@@ -178,7 +176,6 @@ impl RunFolder {
         Ok(())
     }
 
-    /// The checkpoints of one fold.
     pub fn checkpoints(&self, fold: usize) -> CheckpointFolder {
         CheckpointFolder::new(self.path.join("checkpoints").join(format!("fold_{fold}")))
     }

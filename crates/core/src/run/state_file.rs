@@ -39,15 +39,12 @@ pub struct RunState {
     /// When it must end, if a time limit was set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<String>,
-    /// The current task.
     pub task: Option<TaskState>,
-    /// The last message.
     pub last_line: Option<String>,
     /// None while the process runs, and after a kill.
     pub ended: Option<Ending>,
 }
 
-/// A running task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TaskState {
     pub name: String,

@@ -124,7 +124,6 @@ pub struct TrainedModel {
     pub spacing_mm: Vec<f64>,
 }
 
-/// Identifies a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RunIdentity<'a> {
     /// Unique in its folder.
@@ -134,7 +133,6 @@ pub struct RunIdentity<'a> {
     pub parent: Option<&'a str>,
 }
 
-/// One epoch of one network.
 #[derive(Debug, Clone, Copy)]
 pub struct EpochRecord<'a> {
     /// Such as `fold 0`.

@@ -7,7 +7,6 @@ use super::validation::Validation;
 use crate::recipe::keep::Keep;
 use crate::recipe::{Schedule, TrainingConfig};
 
-/// Progress of a training.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
     /// Completed epochs.
@@ -17,10 +16,8 @@ pub struct Progress {
     pub early_stopping: EarlyStopping,
     /// The best epoch so far and its validation Dice (may be undefined); none before the first validation.
     pub best: Option<(usize, Option<f64>)>,
-    /// Validation of the best epoch.
     #[serde(default)]
     pub best_validation: Option<Validation>,
-    /// Validation of the last epoch.
     #[serde(default)]
     pub last_validation: Option<Validation>,
     /// Training time in seconds, over all sessions.
@@ -35,7 +32,6 @@ pub struct Progress {
     pub within: Option<EpochPosition>,
 }
 
-/// Position within an epoch.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct EpochPosition {
     /// Batches so far.

@@ -17,7 +17,6 @@ use crate::optim::OptimiserConfig;
 use crate::weights::NamedTensors;
 use ctseg_base::Result;
 
-/// Settings of a learner.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LearnerSetup {
     pub loss: Loss,
@@ -38,7 +37,6 @@ pub struct LearnerSetup {
     pub group: Arc<ProcessGroup>,
 }
 
-/// The result of a step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StepReport {
     pub loss: f64,

@@ -179,7 +179,6 @@ pub(super) fn bce_dice(
     }
 }
 
-/// The context of [`all_reduce`].
 struct ReduceContext<'a> {
     group: &'a ProcessGroup,
     fault: Result<()>,

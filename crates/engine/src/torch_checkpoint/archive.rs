@@ -200,7 +200,6 @@ impl TorchFile {
         })
     }
 
-    /// Name of a storage in the archive.
     fn storage_name(&self, key: &str) -> Vec<u8> {
         [&self.prefix[..], b"data/", key.as_bytes()].concat()
     }

@@ -37,7 +37,6 @@ const MAX_AXES: usize = 64;
 /// Maximum length of NumPy type names, such as `f8`.
 const MAX_TYPE_BYTES: usize = 16;
 
-/// The result of a call.
 pub(super) enum Called {
     New(Value),
     /// One of its arguments, unchanged.

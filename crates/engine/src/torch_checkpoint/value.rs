@@ -51,7 +51,6 @@ pub struct TensorView {
     pub strides: Vec<usize>,
 }
 
-/// All values of a pickle.
 #[derive(Debug)]
 pub struct Values {
     pub all: Vec<Value>,

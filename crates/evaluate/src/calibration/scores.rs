@@ -29,7 +29,6 @@ impl StructureCalibration {
     }
 }
 
-/// Calibration of one case.
 #[derive(Debug, Clone)]
 pub struct CaseCalibration {
     pub case: String,
@@ -37,7 +36,6 @@ pub struct CaseCalibration {
     pub structures: Vec<Option<StructureCalibration>>,
 }
 
-/// Calibration of all cases.
 #[derive(Debug, Clone)]
 pub struct Calibration {
     pub structures: Vec<Structure>,

@@ -31,7 +31,6 @@ const HEADER: [&str; 13] = [
     "observed_share",
 ];
 
-/// Metrics by name.
 const METRICS: [(&str, CalibrationMetric); 3] = [
     ("ece", Reliability::expected_calibration_error),
     ("mce", Reliability::maximum_calibration_error),

@@ -1,5 +1,6 @@
 //! Lesion-wise detection: which connected components of a structure were found.
 
+use super::overlap::ratio;
 use crate::labels::components::{Connectivity, overlap_per_component};
 use crate::labels::run_length_mask::RunMask;
 
@@ -12,13 +13,13 @@ use crate::labels::run_length_mask::RunMask;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Detection {
     /// Components of the reference.
-    pub reference: usize,
+    pub reference: u64,
     /// Components of the reference that share a voxel with the prediction.
-    pub found: usize,
+    pub found: u64,
     /// Components of the prediction.
-    pub predicted: usize,
+    pub predicted: u64,
     /// Components of the prediction that share no voxel with the reference.
-    pub false_positive: usize,
+    pub false_positive: u64,
 }
 
 impl Detection {
@@ -26,11 +27,12 @@ impl Detection {
     pub fn of(prediction: &RunMask, reference: &RunMask, connectivity: Connectivity) -> Self {
         let in_prediction = overlap_per_component(reference, prediction, connectivity);
         let in_reference = overlap_per_component(prediction, reference, connectivity);
+        let missed = |overlaps: &[usize]| overlaps.iter().filter(|voxels| **voxels == 0).count();
         Self {
-            reference: in_prediction.len(),
-            found: in_prediction.iter().filter(|voxels| **voxels > 0).count(),
-            predicted: in_reference.len(),
-            false_positive: in_reference.iter().filter(|voxels| **voxels == 0).count(),
+            reference: in_prediction.len() as u64,
+            found: (in_prediction.len() - missed(&in_prediction)) as u64,
+            predicted: in_reference.len() as u64,
+            false_positive: missed(&in_reference) as u64,
         }
     }
 
@@ -49,10 +51,6 @@ impl Detection {
     pub fn precision(&self) -> Option<f64> {
         ratio(self.predicted - self.false_positive, self.predicted)
     }
-}
-
-fn ratio(part: usize, whole: usize) -> Option<f64> {
-    (whole > 0).then(|| part as f64 / whole as f64)
 }
 
 #[cfg(test)]

@@ -100,7 +100,8 @@ impl Overlap {
     }
 }
 
-fn ratio(part: u64, whole: u64) -> Option<f64> {
+/// `None` if `whole` is 0.
+pub(super) fn ratio(part: u64, whole: u64) -> Option<f64> {
     (whole > 0).then(|| part as f64 / whole as f64)
 }
 

@@ -8,7 +8,6 @@ use ctseg_base::Result;
 use ctseg_core::dataset::LabelSource;
 use ctseg_image::nifti;
 
-/// The folders of images and labels.
 pub(super) const FOLDERS: [&str; 4] = ["imagesTr", "labelsTr", "imagesTs", "labelsTs"];
 
 /// A case and its output files.

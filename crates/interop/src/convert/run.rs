@@ -16,7 +16,7 @@ use ctseg_base::limits::spawn::spawn_scoped;
 use ctseg_base::progress::{CaseCounts, Observer};
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::Dataset;
-use ctseg_core::dataset::{Case, Channels, LabelSource};
+use ctseg_core::dataset::{Case, Channels};
 use ctseg_core::outputs::sidecar::Written;
 
 /// All cases to check and, with a target, to write.
@@ -207,12 +207,7 @@ impl Work<'_> {
     }
 
     fn sources(&self, case: &Case, images: &[PathBuf]) -> Result<Vec<SourceFile>> {
-        let labels: Vec<&PathBuf> = match &case.labels {
-            LabelSource::None => Vec::new(),
-            LabelSource::Map(path) => vec![path],
-            LabelSource::PerStructure(files) => files.iter().map(|(_, path)| path).collect(),
-        };
-        let all = images.iter().chain(labels);
+        let all = images.iter().chain(case.labels.files());
         all.map(|path| SourceFile::at(path)).collect()
     }
 }

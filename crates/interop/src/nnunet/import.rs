@@ -22,7 +22,6 @@ use ctseg_engine::device::Compute;
 use ctseg_engine::weights::{NamedTensors, with_tensors};
 use ctseg_image::resample::Interpolation;
 
-/// Options of an import.
 #[derive(Debug, Clone, Default)]
 pub struct ImportOptions {
     /// `0`, `1`, … or `all`. Default: every numbered fold.
@@ -53,7 +52,6 @@ pub struct Imported {
     pub notes: Vec<String>,
 }
 
-/// One imported stage.
 #[derive(Debug, Clone)]
 pub struct ImportedStage {
     pub configuration: String,

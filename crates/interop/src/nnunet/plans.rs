@@ -10,7 +10,6 @@ use serde_json::{Map, Value};
 use super::source::read_json;
 use ctseg_base::{Error, Result};
 
-/// A plans file.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Plans {
     #[serde(default)]
@@ -153,7 +152,6 @@ impl Plans {
         typed(path, read_json(path)?, "an nnU-Net 2 plans file")
     }
 
-    /// The names of all configurations.
     pub(super) fn names(&self) -> Vec<&str> {
         self.configurations.keys().map(String::as_str).collect()
     }

@@ -35,7 +35,6 @@ pub struct ImportTask<'a> {
     pub compute: &'a Compute,
 }
 
-/// Result of an import.
 #[derive(Debug, Clone)]
 pub struct ImportedTask {
     pub structures: usize,

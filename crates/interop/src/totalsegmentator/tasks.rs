@@ -50,7 +50,6 @@ pub(super) struct ModelEntry {
     pub(super) linear: bool,
 }
 
-/// A task.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Task {
@@ -132,7 +131,6 @@ impl Tasks {
     }
 }
 
-/// Names of all supported tasks.
 pub fn task_names() -> Vec<&'static str> {
     let tasks = Tasks::known().map(|known| known.tasks.keys().map(String::as_str).collect());
     tasks.unwrap_or_default()

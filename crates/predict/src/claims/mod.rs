@@ -48,7 +48,6 @@ use processes::Processes;
 /// Characters of a case's name in the names of its files.
 const NAME_CHARACTERS: usize = 60;
 
-/// Settings of claims.
 #[derive(Debug, Clone)]
 pub struct Claiming {
     pub folder: PathBuf,

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use super::{Mark, key};
 use crate::CaseState;
 use ctseg_base::process::id::ProcessId;
-use ctseg_base::process::owner::{Heartbeat, Liveness, Worker};
+use ctseg_base::process::owner::{LastHeartbeat, Liveness, Worker};
 use ctseg_base::text::file::read_text;
 use ctseg_base::{Error, Result, regular_file};
 
@@ -21,7 +21,6 @@ pub struct Member {
     /// Not recorded by early versions.
     pub worker: Option<Worker>,
     pub alive: Liveness,
-    /// Time of its last heartbeat.
     pub last_heartbeat: SystemTime,
 }
 
@@ -87,7 +86,7 @@ impl Survey {
             alive: Liveness::of(
                 id.as_ref(),
                 metadata.uid(),
-                Heartbeat {
+                LastHeartbeat {
                     at: last_heartbeat,
                     now,
                 },

@@ -22,7 +22,6 @@ const HELD_OUT: &str = "out_of_fold";
 #[derive(Debug, Clone)]
 pub struct RunFacts {
     pub path: PathBuf,
-    /// Folder name.
     pub name: String,
     /// The content of `recipe.toml`.
     pub recipe_text: String,

@@ -18,7 +18,6 @@ use ctseg_train::overlays::Comparison;
 /// Size limit of one case in bytes, however few there are.
 const MAX_CASE_BYTES: usize = 6 << 20;
 
-/// A displayed case.
 pub struct CaseView {
     pub case: String,
     pub shown: SelectedCase,

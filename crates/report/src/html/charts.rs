@@ -241,7 +241,6 @@ pub struct DrawnBox {
     pub low: f64,
     pub q1: f64,
     pub median: f64,
-    /// Width of the box.
     pub width: f64,
     pub high: f64,
     /// Description for tooltips and screen readers.

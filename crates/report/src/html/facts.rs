@@ -26,7 +26,6 @@ pub struct Facts {
     pub facts: Vec<Fact>,
 }
 
-/// The text of a recipe.
 #[derive(Debug, Clone, Serialize)]
 pub struct RecipeText {
     pub title: String,

@@ -23,9 +23,7 @@ const PAGE_BYTES: usize = 512 << 10;
 
 /// Output paths and size limit of a report.
 pub struct Destination<'a> {
-    /// The HTML file.
     pub file: &'a Path,
-    /// Folder for pictures.
     pub pictures: &'a Path,
     /// Size limit of the HTML file in bytes; images are reduced to fit.
     pub max_bytes: usize,

@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 
-/// An axis tick.
+use crate::pictures::chart::limits;
+
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Tick {
     /// Position from the start of the axis, in percent.
@@ -126,14 +127,6 @@ fn step_of(range: f64, steps: usize) -> Option<f64> {
 /// The power of ten at or below a positive value.
 fn step_at(value: f64) -> f64 {
     10f64.powf(value.log10().floor())
-}
-
-fn limits(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
-    let values = values.filter(|value| value.is_finite());
-    values.fold(None, |limits, value| match limits {
-        None => Some((value, value)),
-        Some((low, high)) => Some((f64::min(low, value), f64::max(high, value))),
-    })
 }
 
 #[cfg(test)]

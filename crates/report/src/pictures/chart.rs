@@ -46,7 +46,6 @@ pub enum Stroke {
     Dots,
 }
 
-/// One curve.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Curve {
     pub name: String,
@@ -57,7 +56,6 @@ pub struct Curve {
     pub stroke: Stroke,
 }
 
-/// A line chart.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Chart {
     pub title: String,
@@ -142,7 +140,6 @@ impl Chart {
         Ok(())
     }
 
-    /// Draws the legend.
     fn draw_legend(&self, area: &Area) -> std::result::Result<(), Problem> {
         let text = ("mono", 16).into_text_style(area);
         let max_letters = (LEGEND - 60) / bitmap_font::extent("x", bitmap_font::SMALL).0;
@@ -219,7 +216,9 @@ impl Curve {
     }
 }
 
-fn limits(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
+/// The smallest and the largest of the finite values.
+pub(crate) fn limits(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
+    let values = values.filter(|value| value.is_finite());
     values.fold(None, |limits, value| match limits {
         None => Some((value, value)),
         Some((low, high)) => Some((f64::min(low, value), f64::max(high, value))),

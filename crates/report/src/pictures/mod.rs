@@ -27,7 +27,6 @@ pub struct Picture {
 }
 
 impl Picture {
-    /// A picture of one colour.
     pub fn filled(width: usize, height: usize, colour: Colour) -> Self {
         Self {
             width,

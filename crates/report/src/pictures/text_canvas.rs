@@ -8,7 +8,6 @@ use plotters_backend::{
 
 use super::bitmap_font;
 
-/// The error type of the canvas.
 pub(super) type Failure = <BitMapBackend<'static> as DrawingBackend>::ErrorType;
 
 /// A bitmap canvas with text from [`bitmap_font`].

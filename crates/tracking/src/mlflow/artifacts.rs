@@ -8,7 +8,6 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use super::artifact_folder::Folder;
 use super::error::{Fault, Refusal};
@@ -303,14 +302,6 @@ pub fn list_files(path: &Path) -> Result<Vec<(PathBuf, String)>> {
     }
     files.sort();
     Ok(files)
-}
-
-/// SHA-256 of a file, in hex.
-pub fn sha256_of(path: &Path) -> Result<String> {
-    let mut file = regular_file::open(path).map_err(Error::io(path, "read"))?;
-    let mut hash = Sha256::new();
-    std::io::copy(&mut file, &mut hash).map_err(Error::io(path, "read"))?;
-    Ok(format!("{:x}", hash.finalize()))
 }
 
 #[cfg(test)]

@@ -9,7 +9,6 @@ use serde::ser::{Serialize, Serializer};
 use super::parent::Parent;
 use ctseg_core::run::tracker::{DatasetInput, Outcome};
 
-/// One line.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Line {
     /// Milliseconds since 1970.

@@ -10,10 +10,8 @@ use super::error::Fault;
 #[derive(Debug, Default)]
 pub struct Experiments(Mutex<BTreeMap<String, String>>);
 
-/// An active experiment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ActiveExperiment {
-    /// The experiment ID.
     pub id: String,
     /// It was deleted and has just been restored.
     pub is_restored: bool,
@@ -126,7 +124,6 @@ impl Experiments {
     }
 }
 
-/// The note for a restored experiment.
 pub(super) fn restored_note(server: &str, experiment: &str) -> String {
     format!("experiment '{experiment}' was deleted on {server} and has been restored")
 }

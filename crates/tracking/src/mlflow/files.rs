@@ -3,12 +3,13 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::artifacts::{Store, list_files, sha256_of};
+use super::artifacts::{Store, list_files};
 use super::delivery::{Delivery, Link};
 use super::error::Fault;
 use super::event::{Event, Line};
 use super::event_reader::Lines;
 use super::model::{LoggedModel, SourceRun, log_model};
+use ctseg_base::hash::file_sha256;
 use ctseg_core::model::bundle::Bundle;
 
 impl Delivery {
@@ -140,7 +141,7 @@ impl Delivery {
         to: &str,
         known: &str,
     ) -> Result<(), Fault> {
-        let sha256 = match sha256_of(path) {
+        let sha256 = match file_sha256(path) {
             Ok(sha256) => sha256,
             Err(error) => {
                 self.sent.skip(error.to_string());

@@ -4,7 +4,6 @@ use serde::{Deserialize, Serialize};
 
 use super::settings::Environment;
 
-/// The parent of a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Parent {

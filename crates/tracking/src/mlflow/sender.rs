@@ -75,7 +75,6 @@ struct State {
     has_released: bool,
 }
 
-/// The outcome of a flush.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flushed {
     All,

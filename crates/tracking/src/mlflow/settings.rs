@@ -9,7 +9,6 @@ use ctseg_base::text::file::read_text;
 use ctseg_base::{Error, Result};
 use ctseg_http::{Credentials, Login, Trust, Url};
 
-/// The default experiment.
 const EXPERIMENT: &str = "ctseg";
 
 /// Default timeout of a request; uploads get more by their size.

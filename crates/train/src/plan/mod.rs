@@ -21,7 +21,6 @@ use ctseg_core::recipe::Recipe;
 use outline::{Facts, Outline, outlines};
 use patch::{FittedPatch, PatchConstraints, fit_patch};
 
-/// A planned recipe.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PlannedRecipe {
     /// TOML with comments that give the reasons.

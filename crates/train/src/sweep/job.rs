@@ -42,7 +42,6 @@ pub struct SweepSettings {
     pub recipe: Recipe,
 }
 
-/// A sweep to run.
 pub struct SweepJob<'a> {
     pub folder: PathBuf,
     pub settings: SweepSettings,
@@ -89,7 +88,6 @@ impl SweepSettings {
         write_bytes_atomically(&path, text.as_bytes())
     }
 
-    /// The settings of the sweep in `folder`.
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join(FILE);
         let text = read_text(&path).map_err(Error::io(&path, "read"))?;

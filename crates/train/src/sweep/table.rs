@@ -36,7 +36,6 @@ pub struct TrialRow {
     pub verdict: Option<Verdict>,
     /// Why it failed, if it did.
     pub failure: Option<String>,
-    /// Its run folder.
     pub run: PathBuf,
 }
 

@@ -13,7 +13,6 @@ use ctseg_core::model::bundle::Bundle;
 use ctseg_core::model::multi_part::MultiPartModel;
 use ctseg_core::outputs::inputs::expand_inputs;
 
-/// The path of this program.
 pub fn program() -> Result<PathBuf> {
     let path = std::env::current_exe().map_err(Error::io("ctseg", "find this program"))?;
     match path.file_name().is_some_and(|name| name == "ctseg") {

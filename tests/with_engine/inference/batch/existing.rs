@@ -6,7 +6,7 @@ use ctseg_image::formats::{LabelNames, read_label_map, write_label_map};
 /// `predict images -o out --json` with `more`.
 fn predicted(folder: &Path, more: &[&str], code: i32) -> Value {
     let arguments = [&["predict", "images", "-o", "out", "--json"], more].concat();
-    serde_json::from_slice(&run(folder, &arguments, code).stdout).unwrap()
+    run_json(folder, &arguments, code)
 }
 
 /// Changes a voxel, as a manual correction would.

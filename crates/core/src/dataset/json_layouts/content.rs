@@ -63,7 +63,6 @@ impl DatasetJson {
     }
 }
 
-/// Reads a `dataset.json`.
 pub(super) fn read(json: &Path) -> Result<DatasetJson> {
     let text = read_text(json).map_err(Error::io(json, "read"))?;
     serde_json::from_str(&text)

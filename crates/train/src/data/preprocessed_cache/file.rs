@@ -36,7 +36,6 @@ const CHECKSUM_BYTES: u64 = 32;
 /// Size of the conversion buffer.
 const CHUNK_BYTES: usize = 1 << 18;
 
-/// The result of reading a file.
 pub(super) enum ReadResult {
     Case(Box<PreparedCase>),
     /// No file, or not readable now: it was just removed, or its storage is offline.

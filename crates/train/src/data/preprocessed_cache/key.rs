@@ -96,12 +96,7 @@ impl CaseRequest<'_> {
             let known = self.dataset.copies.read(path, |path| hashes.of(path));
             known.is_ok()
         };
-        same(&case.image)
-            && match &case.labels {
-                LabelSource::None => true,
-                LabelSource::Map(path) => same(path),
-                LabelSource::PerStructure(files) => files.iter().all(|(_, path)| same(path)),
-            }
+        same(&case.image) && case.labels.files().into_iter().all(|path| same(path))
     }
 }
 

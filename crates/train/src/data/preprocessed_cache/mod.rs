@@ -13,9 +13,7 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, utimensat};
-
-use ctseg_base::atomic_file::persist;
+use ctseg_base::atomic_file::{persist, touch};
 use ctseg_base::progress::Observer;
 use ctseg_base::temp_files::remove_stale_temp_files;
 use ctseg_base::text::bytes::decimal;
@@ -156,7 +154,7 @@ impl CacheSession<'_> {
         let path = self.cache.path(key);
         match file::read(&path, key, ignore) {
             ReadResult::Case(case) => {
-                touch(&path);
+                let _ = touch(&path); // without permission the file simply ages
                 Some(*case)
             }
             ReadResult::Missing => None,
@@ -201,17 +199,4 @@ impl CacheSession<'_> {
                 .warn(&format!("case cache {folder}: {}", what()));
         }
     }
-}
-
-/// Marks a file as used now, by the clock of its file system. Without permission the file simply ages.
-fn touch(path: &Path) {
-    let now = Timespec {
-        tv_sec: 0,
-        tv_nsec: UTIME_NOW,
-    };
-    let times = Timestamps {
-        last_access: now,
-        last_modification: now,
-    };
-    let _ = utimensat(CWD, path, &times, AtFlags::empty());
 }
