@@ -41,7 +41,7 @@ enum Kind {
 }
 
 /// Calls whose arguments are compared, or name values.
-const NOT_SHOWN: &str = "contains ends_with expect find get replace rsplit_once split split_once starts_with \
+const NOT_SHOWN: &str = "contains counted ends_with expect find get replace rsplit_once split split_once starts_with \
     strip_prefix strip_suffix trim_end_matches trim_start_matches var var_os";
 
 /// Macros whose arguments are for programmers, or keys.
