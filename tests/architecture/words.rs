@@ -91,6 +91,7 @@ fn pages() -> Vec<(String, String)> {
         "scripts/k8s/base",
         "scripts/container",
         "tests/architecture/snapshots",
+        "tests/end_to_end/snapshots",
     ] {
         for entry in root().join(folder).read_dir().unwrap() {
             let path = entry.unwrap().path();
