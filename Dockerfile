@@ -1,11 +1,11 @@
-# ctseg in a container. Needs nothing but Debian's packages, crates.io and, for cuda, PyPI.
+# ctseg in a container. Needs only Debian's packages, crates.io and, for cuda, PyPI.
 #
 #   docker build --target cpu -t ctseg:cpu .      the embedded CPU engine: glibc, a shell, certificates, ctseg
 #   docker build --target cuda -t ctseg:cuda .    libtorch, for NVIDIA GPUs and fast CPUs (about 4 GB)
 #
 #   docker run --rm -v "$PWD/data:/data" -v "$PWD/models:/models" ctseg:cpu predict /data/volumes -o /data/labels
 #
-# Where no image registry is reached, and to take a binary that is built already: scripts/container/build.sh.
+# Without access to an image registry, or for a prebuilt binary: scripts/container/build.sh.
 ARG RUST=docker.io/library/rust:1.95-slim-bookworm
 ARG DEBIAN=docker.io/library/debian:bookworm-slim
 
@@ -27,11 +27,11 @@ RUN apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq 
 COPY scripts/setup-libtorch.sh scripts/
 RUN scripts/setup-libtorch.sh /opt/ctseg \
     && cargo build --release --locked --features libtorch && install -D target/release/ctseg /out/ctseg
-# What runs needs of it: the libraries, where the binary and they themselves look for each other.
+# The libraries needed at run time, at the paths where the binary and they themselves look for each other.
 RUN cd /opt/ctseg && find . -path '*/lib/*.so*' \( -path '*/torch/lib/*' -o -path '*/nvidia/*' \) -print0 \
     | xargs -0 cp --parents -t /out
 
-# What a static image has beside the binary. The shell counts for Kubernetes (scripts/k8s), where it does sums.
+# The contents of the image besides the binary. Kubernetes (scripts/k8s) needs the shell for arithmetic.
 FROM ${DEBIAN} AS root
 RUN apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends ca-certificates \
     && mkdir -p /packages /root-image && cd /packages && apt-get download -qq libc6 libgcc-s1 dash \

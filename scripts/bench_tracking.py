@@ -54,7 +54,7 @@ def mlflow_server(python, folder):
             if server.poll() is not None:
                 sys.exit(f"the MLflow server exited during start; see {log.name}")
             time.sleep(0.2)
-    sys.exit(f"the MLflow server does not answer; see {log.name}")
+    sys.exit(f"the MLflow server does not respond; see {log.name}")
 
 
 def slow_server(behind, delay):

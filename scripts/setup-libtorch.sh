@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# Makes libtorch available to `cargo build --features libtorch` and writes where it lies into .cargo/config.toml.
+# Makes libtorch available to `cargo build --features libtorch` and writes its path to .cargo/config.toml.
 #
 #   scripts/setup-libtorch.sh [--print] [CACHE]
 #
-# Taken from, in this order: LIBTORCH; the active Python environment (VIRTUAL_ENV, CONDA_PREFIX) where it has
+# Sources, in this order: LIBTORCH; the active Python environment (VIRTUAL_ENV, CONDA_PREFIX) if it has
 # PyTorch; CACHE/libtorch-<version>, where PyTorch is installed on the first run (about 5 GB with the CUDA libraries).
 #
-#   --print      prints libtorch's folder and nothing else on stdout; leaves .cargo/config.toml alone
-#   CACHE        where PyTorch is installed   [CTSEG_CACHE, else ~/.cache/ctseg]
+#   --print      prints libtorch's folder and nothing else on stdout; does not change .cargo/config.toml
+#   CACHE        folder to install PyTorch in   [CTSEG_CACHE, or ~/.cache/ctseg]
 set -euo pipefail
 
 readonly wanted=2.11.0
 readonly signature="# Written by scripts/setup-libtorch.sh; delete it to forget that libtorch."
-# Downloaded wheels and what is unpacked from them lie side by side for a while.
+# Downloaded wheels and their unpacked contents exist at the same time.
 readonly install_gb=8
 
 fail() {
@@ -20,7 +20,7 @@ fail() {
     exit 1
 }
 
-# The version in the headers of the libtorch in $1; nothing where there is none.
+# The version in the headers of the libtorch in $1; empty if there is none.
 version_of() {
     local header
     for header in torch/headeronly/version.h torch/csrc/api/include/torch/version.h torch/version.h; do
@@ -36,7 +36,7 @@ version_of() {
     return 0
 }
 
-# Ends the script unless the folder $1 is a libtorch of the wanted version; $2 says where it was named, $3 what to do.
+# Ends the script unless the folder $1 is a libtorch of the wanted version; $2 is the source of the path, $3 the advice.
 check() {
     local found
     [ -f "$1/lib/libtorch.so" ] ||
@@ -48,7 +48,7 @@ check() {
         fail "$2: found libtorch $found in '$1', ctseg is built for $wanted; $3"
 }
 
-# The PyTorch inside the Python environment $1; nothing where there is none.
+# The PyTorch inside the Python environment $1; empty if there is none.
 torch_in() {
     local folder
     for folder in "$1"/lib/python3*/site-packages/torch; do
@@ -60,40 +60,40 @@ torch_in() {
 }
 
 # Installs PyTorch into the virtual environment $1. The file installed.txt is written last: an environment
-# without it is an interrupted one and is made anew.
+# without it is incomplete and is recreated.
 install_into() {
     local free_kb python
     free_kb="$(df -Pk "$(dirname "$1")" | awk 'NR == 2 { print $4 }')"
     if [ "$free_kb" -lt $((install_gb * 1024 * 1024)) ]; then
         fail "$(dirname "$1"): $((free_kb / 1024 / 1024)) GB free, PyTorch needs $install_gb GB to install (5 GB" \
-            "afterwards); free some, name another folder by CTSEG_CACHE, or set LIBTORCH"
+            "afterwards); free some space, set CTSEG_CACHE to another folder, or set LIBTORCH"
     fi
     command -v python3 >/dev/null ||
-        fail "no python3 to install PyTorch $wanted with; install Python 3.10 or later, or set LIBTORCH"
-    echo "installing PyTorch $wanted into $1 (about 5 GB, some minutes)" >&2
+        fail "python3, which is needed to install PyTorch $wanted, was not found; install Python 3.10 or later, or set LIBTORCH"
+    echo "installing PyTorch $wanted into $1 (about 5 GB, takes minutes)" >&2
     rm -rf "$1"
     python3 -m venv "$1" >&2 ||
         fail "$1: python3 -m venv failed; install Python's venv module, or set LIBTORCH"
     python="$1/bin/python"
-    # pip unpacks beside the environment: /tmp may be a small memory disk.
+    # pip unpacks inside the environment: /tmp may be a small memory disk.
     mkdir "$1/tmp"
     TMPDIR="$1/tmp" "$python" -m pip install --quiet --disable-pip-version-check --no-cache-dir \
         "torch==$wanted" setuptools >&2 ||
         fail "$1: pip could not install torch==$wanted with $(python3 --version 2>&1) (it needs 3.10 or later and" \
-            "the network); try again, or set LIBTORCH"
+            "network access); retry, or set LIBTORCH"
     rm -rf "$1/tmp"
     [ -n "$(torch_in "$1")" ] || fail "$1: pip installed no libtorch.so; set LIBTORCH to a libtorch $wanted"
     echo "$wanted" >"$1/installed.txt"
 }
 
-# Sets `libtorch` to the PyTorch in the cache folder $1, installed there if it must be.
+# Sets `libtorch` to the PyTorch in the cache folder $1, installed there if missing.
 from_cache() {
     local cache venv
-    mkdir -p "$1" || fail "$1: cannot make the folder; name another one by CTSEG_CACHE, or set LIBTORCH"
+    mkdir -p "$1" || fail "$1: cannot create the folder; set CTSEG_CACHE to another one, or set LIBTORCH"
     cache="$(cd "$1" && pwd)"
     venv="$cache/libtorch-$wanted"
     if [ "$(cat "$venv/installed.txt" 2>/dev/null)" != "$wanted" ]; then
-        # Two at once: the second waits and finds the first one's.
+        # A second process waits and uses the installation of the first one.
         if command -v flock >/dev/null; then
             exec 9>"$cache/libtorch-$wanted.lock"
             flock 9
@@ -107,11 +107,11 @@ from_cache() {
     check "${libtorch:-$venv}" "$venv" "delete that folder and run this again"
 }
 
-# Sets `libtorch`, `$1` being the cache folder.
+# Sets `libtorch`; $1 is the cache folder.
 find_libtorch() {
     local environment
     if [ -n "${LIBTORCH:-}" ]; then
-        check "$LIBTORCH" LIBTORCH "set it to a libtorch $wanted, or unset it to have PyTorch $wanted installed"
+        check "$LIBTORCH" LIBTORCH "set it to a libtorch $wanted, or unset it to install PyTorch $wanted"
         libtorch="$(cd "$LIBTORCH" && pwd)"
         return
     fi
@@ -127,22 +127,22 @@ find_libtorch() {
     from_cache "$1"
 }
 
-# Writes .cargo/config.toml of this checkout, unless someone else's is there.
+# Writes .cargo/config.toml of this checkout, unless it has one by another author.
 write_config() {
     local config=.cargo/config.toml settings old
     case "$libtorch" in
-    *"'"* | *$'\n'*) fail "$libtorch: a path with a quote or a line break; give libtorch another folder" ;;
+    *"'"* | *$'\n'*) fail "$libtorch: the path contains a quote or a line break; move libtorch to another folder" ;;
     esac
     settings="LIBTORCH = '$libtorch'"$'\n''LIBTORCH_BYPASS_VERSION_CHECK = "1"'
     for old in .cargo/config "$config"; do
         if [ ! -e "$old" ] || [ "$(head -n 1 "$old")" = "$signature" ]; then
             continue
         fi
-        # Settings added by hand, as told below, are fine.
+        # Settings added by hand, as advised below, are accepted.
         if grep -qxF "LIBTORCH = '$libtorch'" "$old"; then
             return
         fi
-        printf '%s\n' "setup-libtorch: $old is not this script's and is left alone; add to it:" "" \
+        printf '%s\n' "setup-libtorch: $old was not written by this script and is not changed; add to it:" "" \
             "[env]" "$settings" >&2
         exit 1
     done
@@ -169,10 +169,10 @@ main() {
     fi
     cd "$(dirname "$0")/.."
     write_config
-    echo "libtorch $wanted in $libtorch, noted in .cargo/config.toml; next:"
+    echo "libtorch $wanted is in $libtorch, written to .cargo/config.toml; next:"
     echo "    cargo build --release --features libtorch"
     echo "    target/release/ctseg predict volume.nii.gz --device libtorch"
 }
 
-# In one line, so that the file may change while pip runs.
+# On one line, so that the file may change while pip runs.
 main "$@" && exit

@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
-# Builds the image of the Dockerfile with buildah, without a daemon, also inside a container and where no image registry
-# is reached.
+# Builds the image of the Dockerfile with buildah: without a daemon, also inside a container and without access to an
+# image registry.
 #
 #   build.sh [--target cpu|cuda] [--local-base] [--prebuilt BINARY] [--tag NAME]
 #
 #   --target            [cpu]
-#   --local-base        makes the Debian that the image begins with by debootstrap, from Debian's packages
-#   --prebuilt BINARY   takes this ctseg and compiles nothing; without it, --local-base compiles with this machine's
-#                       Rust toolchain. For the target cpu
+#   --local-base        builds the Debian base image with debootstrap, from Debian's packages
+#   --prebuilt BINARY   uses this binary instead of compiling; without it, --local-base compiles with this machine's
+#                       Rust toolchain. Only for the target cpu
 #   --tag               [localhost/ctseg:<target>]
 #
-# The image is then in buildah's storage: `buildah push NAME docker-archive:ctseg.tar` for docker load, to-apptainer.sh
-# for Apptainer. Needs buildah, as root; with --local-base debootstrap too (apt-get install buildah debootstrap).
+# The image is stored in buildah's storage: `buildah push NAME docker-archive:ctseg.tar` for docker load, to-apptainer.sh
+# for Apptainer. Needs buildah, as root; --local-base also needs debootstrap (apt-get install buildah debootstrap).
 #
 #   CTSEG_IMAGES        folder for images [buildah's own storage]
-#   DEBIAN_MIRROR       where --local-base takes packages from [the first one of this machine's apt, else deb.debian.org]
+#   DEBIAN_MIRROR       mirror for --local-base [the first one of this machine's apt, otherwise deb.debian.org]
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 root="$(cd "$here/../.." && pwd)"
@@ -52,7 +52,7 @@ arguments() {
     tag="${tag:-localhost/ctseg:$target}"
 }
 
-# No overlay mounts and no namespaces: both may be forbidden where this runs.
+# Without overlay mounts and namespaces, which may be forbidden.
 images() {
     local storage=(--storage-driver=vfs)
     [ -z "${CTSEG_IMAGES:-}" ] || storage+=(--root="$CTSEG_IMAGES/root" --runroot="$CTSEG_IMAGES/run")
@@ -66,7 +66,7 @@ mirror() {
     echo "${DEBIAN_MIRROR:-${known:-http://deb.debian.org/debian}}"
 }
 
-# An image $1 of a folder with a root file system, $2.
+# Creates the image $1 from the root file system in folder $2.
 image_of() {
     local container
     container="$(images from scratch)"
@@ -75,32 +75,32 @@ image_of() {
     images rm "$container" >/dev/null
 }
 
-# The Debian that stands in for debian:bookworm-slim.
+# The replacement for debian:bookworm-slim.
 local_debian() {
-    command -v debootstrap >/dev/null || fail "no debootstrap; apt-get install debootstrap, or leave --local-base out"
+    command -v debootstrap >/dev/null || fail "debootstrap not found; install it (apt-get install debootstrap), or omit --local-base"
     images inspect --type image localhost/ctseg-debian >/dev/null 2>&1 && return
     debootstrap --variant=minbase "$suite" "$work/debian" "$(mirror)" >"$work/debootstrap.log" 2>&1 ||
         fail "debootstrap failed: $(tail -n 1 "$work/debootstrap.log")"
-    # What makes this machine's apt work makes it work there too: a proxy, say.
+    # The settings of this machine's apt, such as a proxy.
     cp -r /etc/apt/apt.conf.d/. "$work/debian/etc/apt/apt.conf.d/"
     rm -rf "$work"/debian/var/cache/apt/archives/*.deb
     image_of localhost/ctseg-debian "$work/debian"
     rm -rf "$work/debian"
 }
 
-# The same with a C compiler and this machine's Rust, in place of rust:slim-bookworm.
+# The same with a C compiler and this machine's Rust, as a replacement for rust:slim-bookworm.
 local_rust() {
     local container sysroot
-    sysroot="$(rustc --print sysroot)" || fail "no Rust toolchain on this machine; name a binary by --prebuilt"
+    sysroot="$(rustc --print sysroot)" || fail "no Rust toolchain on this machine; pass a binary with --prebuilt"
     images inspect --type image localhost/ctseg-rust >/dev/null 2>&1 && return
     container="$(images from localhost/ctseg-debian)"
     images run --isolation=chroot "$container" -- sh -c \
         'apt-get update -qq && apt-get install -y -qq --no-install-recommends gcc libc6-dev ca-certificates >/dev/null'
-    # Whom this machine trusts, such as a proxy, the build trusts; the image that comes out of it does not.
+    # The build trusts this machine's certificates, such as a proxy's; the final image does not.
     if [ -e "$certificates" ]; then
         images add --quiet "$container" "$certificates" "$certificates" >/dev/null
     fi
-    # Its documentation is larger than all the rest.
+    # Without the documentation, which is larger than the rest.
     images add --quiet "$container" "$sysroot/bin" /usr/local/bin >/dev/null
     images add --quiet "$container" "$sysroot/lib" /usr/local/lib >/dev/null
     images commit --quiet "$container" localhost/ctseg-rust >/dev/null
@@ -109,10 +109,10 @@ local_rust() {
 
 main() {
     arguments "$@"
-    command -v buildah >/dev/null || fail "no buildah; apt-get install buildah"
+    command -v buildah >/dev/null || fail "buildah not found; install it (apt-get install buildah)"
     work="$(mktemp -d)"
     trap 'rm -rf "$work"' EXIT
-    # Health checks are in Docker's format of images alone.
+    # Only Docker's image format supports health checks.
     local options=(--isolation=chroot --format=docker --layers=false --target="$target" --tag="$tag")
     if [ -n "$local_base" ]; then
         local_debian
@@ -130,5 +130,5 @@ main() {
     echo "$tag"
 }
 
-# In one line, so that the file may change meanwhile.
+# On one line, so that the file may change while it runs.
 { main "$@"; exit; }

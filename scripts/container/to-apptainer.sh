@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Makes a file for Apptainer (Singularity) of an image in buildah's storage, as clusters without Docker run it.
+# Converts an image in buildah's storage to a file for Apptainer (Singularity), for clusters without Docker.
 #
 #   to-apptainer.sh [IMAGE] [FILE]     [localhost/ctseg:cpu] [ctseg.sif]
 #
 #   apptainer run --bind /data ctseg.sif predict /data/volumes -o /data/labels --model /data/model
-#   apptainer run --nv …               with the GPUs, for the target cuda
+#   apptainer run --nv …               with GPUs, for the target cuda
 #
-# Where there is no apptainer, an OCI archive is written beside FILE instead, for `apptainer build FILE oci-archive:…`
+# Without apptainer, an OCI archive is written beside FILE instead, for `apptainer build FILE oci-archive:…`
 # on another machine. CTSEG_IMAGES as for build.sh.
 set -euo pipefail
 image="${1:-localhost/ctseg:cpu}"
@@ -25,5 +25,5 @@ if [ -n "$build" ]; then
     rm "$archive"
     echo "$file"
 else
-    echo "no apptainer here: wrote $archive; where there is one, 'apptainer build $file oci-archive:$archive'"
+    echo "apptainer not found: wrote $archive; convert it on another machine with 'apptainer build $file oci-archive:$archive'"
 fi

@@ -1,9 +1,10 @@
-"""Checks the Kubernetes manifests: against Kubernetes' own schemas, and for what ctseg's Jobs need of them.
+"""Checks the Kubernetes manifests: against Kubernetes' schemas, and against the requirements of ctseg's Jobs.
 
     check.py [FOLDER]     a folder with base/ and overlays/ [the script's own]; needs kubernetes-validate, and dash or
-                          another POSIX shell as /bin/sh, which runs the pods' scripts with a ctseg that tells its arguments
+                          another POSIX shell as /bin/sh, which runs the pods' scripts with a stand-in for ctseg that prints its
+                          arguments
 
-Prints what it looked at; lists all that is wrong and exits with 1.
+Prints what was checked; lists all problems and exits with 1.
 """
 
 import copy
@@ -17,20 +18,20 @@ from pathlib import Path
 import kubernetes_validate
 import yaml
 
-# From the first with backoffLimitPerIndex and podReplacementPolicy switched on, to one that is recent.
+# From the first version with backoffLimitPerIndex and podReplacementPolicy enabled to a recent one.
 VERSIONS = ["1.29", "1.33", "1.36"]
 INTERRUPTED = 75
 WRONG_USAGE = 2
 
-# A ctseg whose doctor says what the test wants, and that otherwise tells its arguments.
-TELLS_ITS_ARGUMENTS = """#!/bin/sh
-if [ "$1" = doctor ]; then exit "${DOCTOR_SAYS:-0}"; fi
+# A stand-in for ctseg whose doctor exits as the test requests, and that otherwise prints its arguments.
+PRINTS_ITS_ARGUMENTS = """#!/bin/sh
+if [ "$1" = doctor ]; then exit "${DOCTOR_EXIT_CODE:-0}"; fi
 for argument in "$@"; do echo "$argument"; done
 """
 
 
 class Problem(Exception):
-    """What is wrong, in a line."""
+    """A problem, in one line."""
 
 
 def expect(holds, what):
@@ -38,7 +39,7 @@ def expect(holds, what):
         raise Problem(what)
 
 
-# What kustomize makes of a folder: the part of it that these manifests use.
+# The subset of kustomize that these manifests use.
 
 
 def documents(path):
@@ -46,7 +47,7 @@ def documents(path):
 
 
 def merged(base, patch):
-    """A strategic merge: lists of things with names are merged by them, other lists replaced."""
+    """A strategic merge: lists of named items are merged by name, other lists replaced."""
     if isinstance(base, dict) and isinstance(patch, dict):
         result = dict(base)
         for key, value in patch.items():
@@ -83,7 +84,7 @@ def built(folder):
         [change] = documents(folder / patch["path"])
         change = {key: value for key, value in change.items() if key != "metadata"}
         targets = [index for index, document in enumerate(result) if document["kind"] == patch["target"]["kind"]]
-        expect(targets, f"{folder}: {patch['path']} patches nothing")
+        expect(targets, f"{folder}: {patch['path']} matches no resource")
         for index in targets:
             result[index] = merged(result[index], copy.deepcopy(change))
     for image in settings.get("images", []):
@@ -97,11 +98,11 @@ def built(folder):
     return result
 
 
-# What holds for each pod.
+# Checks of every pod.
 
 
 def action_for(policy, code):
-    """What Kubernetes does where the container ends with this code: the first rule that fits."""
+    """What Kubernetes does after this exit code of the container: the action of the first matching rule."""
     for rule in policy["rules"]:
         codes = rule.get("onExitCodes")
         if codes and (code in codes["values"]) == (codes["operator"] == "In"):
@@ -115,26 +116,26 @@ def check_policy(job, names):
     for rule in policy["rules"]:
         codes = rule.get("onExitCodes")
         if codes:
-            expect(codes["containerName"] in names, f"a rule for container {codes['containerName']}, which is none")
+            expect(codes["containerName"] in names, f"a rule for the unknown container {codes['containerName']}")
             values = codes["values"]
-            expect(values == sorted(set(values)) and 0 not in values, f"exit codes {values}: expected rising ones")
+            expect(values == sorted(set(values)) and 0 not in values, f"exit codes {values}: expected ascending order")
     for code, action in ((INTERRUPTED, "Ignore"), (WRONG_USAGE, "FailJob"), (1, "Count"), (3, "Count"), (137, "Count")):
         found = action_for(policy, code)
         expect(found == action, f"exit code {code}: {found}, expected {action}")
     disrupted = [rule["action"] for rule in policy["rules"] if "onPodConditions" in rule]
     expect(disrupted == ["Ignore"], f"disrupted pods: {disrupted}, expected Ignore")
-    expect(job["podReplacementPolicy"] == "Failed", "another pod may begin before the last is gone")
+    expect(job["podReplacementPolicy"] == "Failed", "a replacement pod may start before the previous one has ended")
 
 
 def check_secure(pod, container):
     secure = pod["securityContext"]
-    expect(secure["runAsNonRoot"] is True and secure["runAsUser"] == 10001, "not the image's user 10001")
+    expect(secure["runAsNonRoot"] is True and secure["runAsUser"] == 10001, "the user is not the image's user 10001")
     expect(secure["seccompProfile"] == {"type": "RuntimeDefault"}, "no seccomp profile")
-    expect(pod["automountServiceAccountToken"] is False, "pods get a token of the cluster")
+    expect(pod["automountServiceAccountToken"] is False, "pods get a token for the cluster")
     own = container["securityContext"]
-    expect(own["allowPrivilegeEscalation"] is False, "privileges may escalate")
-    expect(own["readOnlyRootFilesystem"] is True, "the image can be written to")
-    expect(own["capabilities"] == {"drop": ["ALL"]}, "capabilities are kept")
+    expect(own["allowPrivilegeEscalation"] is False, "privilege escalation is allowed")
+    expect(own["readOnlyRootFilesystem"] is True, "the root file system is writable")
+    expect(own["capabilities"] == {"drop": ["ALL"]}, "capabilities are not dropped")
     for variable in container["env"]:
         secret = re.search("token|password|secret|credential", variable["name"], re.IGNORECASE)
         expect(not (secret and "value" in variable), f"a secret in the manifest: {variable['name']}")
@@ -147,15 +148,15 @@ def check_storage(pod, container, claims):
     for volume in volumes.values():
         claim = volume.get("persistentVolumeClaim")
         expect(claim is None or claim["claimName"] in claims, f"no claim {claim}")
-    expect(mounted["data"].get("readOnly") is True, "the data can be written to")
-    expect(mounted["runs"]["mountPath"] == "/runs" and not mounted["runs"].get("readOnly"), "/runs cannot be written to")
+    expect(mounted["data"].get("readOnly") is True, "the data is writable")
+    expect(mounted["runs"]["mountPath"] == "/runs" and not mounted["runs"].get("readOnly"), "/runs is not writable")
     expect("emptyDir" in volumes["tmp"] and mounted["tmp"]["mountPath"] == "/tmp", "no /tmp")
 
 
 def check_resources(container, gpu):
     limits, requests = (container["resources"][part] for part in ("limits", "requests"))
     expect(limits["cpu"] == requests["cpu"] and limits["cpu"].isdigit(), f"cpu {limits['cpu']}: expected whole cores")
-    expect(limits["memory"] == requests["memory"], "memory that is promised and not there")
+    expect(limits["memory"] == requests["memory"], "the memory request and limit differ")
     device = [variable["value"] for variable in container["env"] if variable["name"] == "CTSEG_DEVICE"]
     expect(device == (["libtorch:cuda:0"] if gpu else ["flex"]), f"CTSEG_DEVICE is {device}")
     expect(limits.get("nvidia.com/gpu") == ("1" if gpu else None), f"GPUs: {limits.get('nvidia.com/gpu')}")
@@ -163,29 +164,29 @@ def check_resources(container, gpu):
     expect(container["image"].endswith(f":{tag}"), f"image {container['image']}: expected the tag {tag}")
 
 
-# The pods' scripts, as the kubelet and the shell understand them.
+# The pods' scripts, as the kubelet and the shell interpret them.
 
 
-def ran(container, variables, runs):
-    """How the script ends, with what it gives ctseg; /runs is the folder `runs`."""
-    expect(container["command"] == ["/bin/sh", "-c"] and len(container["args"]) == 1, "not one script for /bin/sh")
+def run_script(container, variables, runs):
+    """Runs the script of a pod; `runs` replaces /runs."""
+    expect(container["command"] == ["/bin/sh", "-c"] and len(container["args"]) == 1, "expected one script for /bin/sh")
     text = container["args"][0]
-    # The kubelet puts variables of the pod in place of $(NAME), and makes $$ one $.
+    # The kubelet replaces $(NAME) by the pod's variables, and $$ by $.
     names = {variable["name"] for variable in container["env"]}
     expect("$$" not in text and not any(f"$({name})" in text for name in names), "the kubelet would change the script")
     given = {variable["name"]: variable["value"] for variable in container["env"] if "value" in variable}
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / "ctseg"
-        program.write_text(TELLS_ITS_ARGUMENTS)
+        program.write_text(PRINTS_ITS_ARGUMENTS)
         program.chmod(program.stat().st_mode | stat.S_IXUSR)
         text = text.replace("/runs", str(runs))
         environment = {"PATH": folder, **given, **variables}
         return subprocess.run(["/bin/sh", "-euc", text], env=environment, capture_output=True, text=True, timeout=60)
 
 
-def told(container, variables, runs):
-    """The arguments that the script gives ctseg."""
-    ended = ran(container, variables, runs)
+def arguments_of(container, variables, runs):
+    """The arguments that the script passes to ctseg."""
+    ended = run_script(container, variables, runs)
     expect(ended.returncode == 0, f"its script fails: {ended.stderr.strip()}")
     return [argument.replace(str(runs), "/runs") for argument in ended.stdout.splitlines()]
 
@@ -196,23 +197,23 @@ def after(arguments, flag):
 
 
 def check_doctor(container):
-    ended = ran(container, {"DOCTOR_SAYS": "1", "JOB_UID": "1-2-3", "JOB_COMPLETION_INDEX": "0"}, "/runs")
+    ended = run_script(container, {"DOCTOR_EXIT_CODE": "1", "JOB_UID": "1-2-3", "JOB_COMPLETION_INDEX": "0"}, "/runs")
     found = (ended.returncode, ended.stdout)
-    expect(found == (1, ""), f"where ctseg doctor finds a fault it ends with {found}, expected 1 and nothing begun")
+    expect(found == (1, ""), f"if ctseg doctor finds a fault, the script ends with {found}; expected exit code 1 and no other command")
 
 
-def check_shares(job, container):
+def check_shards(job, container):
     expect(job["completionMode"] == "Indexed", "not an Indexed Job")
-    expect("backoffLimit" not in job and job["backoffLimitPerIndex"] >= 0, "one share's failures would end the others")
+    expect("backoffLimit" not in job and job["backoffLimitPerIndex"] >= 0, "failures of one shard would end the others")
     count = job["completions"]
     expect(1 <= job["parallelism"] <= count, f"parallelism {job['parallelism']} of {count}")
-    shares = []
+    shards = []
     for index in range(count):
-        arguments = told(container, {"JOB_COMPLETION_INDEX": str(index)}, "/runs")
+        arguments = arguments_of(container, {"JOB_COMPLETION_INDEX": str(index)}, "/runs")
         expect(arguments[0] == "predict", f"runs ctseg {arguments[0]}")
-        shares.append(after(arguments, "--shard"))
+        shards.append(after(arguments, "--shard"))
     expected = [f"{number}/{count}" for number in range(1, count + 1)]
-    expect(shares == expected, f"shares {shares}, expected {expected}")
+    expect(shards == expected, f"shards {shards}, expected {expected}")
 
 
 def check_fit(stage, container):
@@ -223,17 +224,17 @@ def check_fit(stage, container):
     with tempfile.TemporaryDirectory() as folder:
         runs = Path(folder)
         uid = {"JOB_UID": "1-2-3"}
-        begins = told(container, uid, runs)
-        expect(begins[0] == "fit" and after(begins, "--stage") == stage, f"begins with ctseg {begins}")
-        expect(after(begins, "--runs") == "/runs/1-2-3", f"the Job's runs are in {after(begins, '--runs')}")
+        started = arguments_of(container, uid, runs)
+        expect(started[0] == "fit" and after(started, "--stage") == stage, f"starts with ctseg {started}")
+        expect(after(started, "--runs") == "/runs/1-2-3", f"the Job's runs are in {after(started, '--runs')}")
         for name, whole in (("20260101-a", True), ("20260102-b", True), ("20260103-c", False)):
             (runs / "1-2-3" / name).mkdir(parents=True)
             if whole:
                 (runs / "1-2-3" / name / "run.toml").touch()
-        goes_on = told(container, uid, runs)
-        expect(goes_on == ["fit", "--resume", "/runs/1-2-3/20260102-b"], f"goes on with ctseg {goes_on}")
-        other = told(container, {"JOB_UID": "4-5-6"}, runs)
-        expect("--resume" not in other, "takes another Job's run")
+        resumed = arguments_of(container, uid, runs)
+        expect(resumed == ["fit", "--resume", "/runs/1-2-3/20260102-b"], f"resumes with ctseg {resumed}")
+        other = arguments_of(container, {"JOB_UID": "4-5-6"}, runs)
+        expect("--resume" not in other, "resumes another Job's run")
 
 
 def check_job(document, job, claims, gpu):
@@ -245,17 +246,17 @@ def check_job(document, job, claims, gpu):
     check_storage(pod, container, claims)
     check_resources(container, gpu)
     check_doctor(container)
-    expect(document["spec"]["suspend"] is True, "begins as soon as it is applied")
-    # As long as a volume, or a step and its checkpoint, may take.
-    expect(pod["terminationGracePeriodSeconds"] >= 120, "too little time to end in order")
+    expect(document["spec"]["suspend"] is True, "starts as soon as it is applied")
+    # Longer than a volume, or a step and its checkpoint.
+    expect(pod["terminationGracePeriodSeconds"] >= 120, "the grace period is too short")
     if name == "ctseg-predict":
-        check_shares(job, container)
+        check_shards(job, container)
     elif name.startswith("ctseg-fit-"):
         check_fit(name.removeprefix("ctseg-fit-"), container)
         expect(container["volumeMounts"][1].get("readOnly") is not True, "the model cannot be published")
     else:
-        expect(document["spec"]["concurrencyPolicy"] == "Forbid", "two at once")
-        expect(told(container, {}, "/runs")[0] == "predict", "runs no prediction")
+        expect(document["spec"]["concurrencyPolicy"] == "Forbid", "concurrent runs are allowed")
+        expect(arguments_of(container, {}, "/runs")[0] == "predict", "does not run ctseg predict")
 
 
 def check_overlay(folder, problems):
@@ -274,7 +275,7 @@ def check_overlay(folder, problems):
                 check_job(document, job, claims, gpu)
             elif document["kind"] == "PersistentVolumeClaim":
                 modes = document["spec"]["accessModes"]
-                expect(modes == ["ReadWriteMany"], f"{modes}: pods on several nodes share it")
+                expect(modes == ["ReadWriteMany"], f"access modes {modes}: expected ReadWriteMany, for pods on several nodes")
             else:
                 expect(document["kind"] == "Namespace", "an unexpected kind")
         except (Problem, KeyError, kubernetes_validate.ValidationError) as error:
@@ -302,7 +303,7 @@ def main():
         print(problem, file=sys.stderr)
     if problems:
         sys.exit(1)
-    print(f"{count} objects in 2 overlays are what Kubernetes {', '.join(VERSIONS)} and ctseg expect")
+    print(f"{count} objects in 2 overlays are valid for Kubernetes {', '.join(VERSIONS)} and meet ctseg's requirements")
 
 
 if __name__ == "__main__":

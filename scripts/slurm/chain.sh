@@ -1,29 +1,28 @@
 #!/usr/bin/env bash
-# Submits the whole way of a two-stage model as jobs that wait for each other: stage 1, stage 2, prediction by an array,
-# evaluation. Prints their numbers.
+# Submits a two-stage training, prediction (a job array) and evaluation as dependent jobs. Prints their IDs.
 #
 #   chain.sh DATASET MODEL VOLUMES LABELS
 #
-# Where a stage fails, all that follows is cancelled. Evaluation also runs where some volumes failed, and says so.
+# If a stage fails, all later jobs are cancelled. The evaluation also runs if some volumes failed, and reports them.
 #
 #   CTSEG_STAGE1, CTSEG_STAGE2   recipes: names or files [1, 2]
 #   CTSEG_SBATCH                 more options for sbatch, such as "--account=ct --partition=long"
-#   CTSEG_FIT_SBATCH             more for the trainings alone, such as "--gres=gpu:1"
-#   CTSEG_ARRAY                  tasks that predict [1-8]
-#   CTSEG_MLFLOW_GROUP           what the runs are shown below in MLflow [chain, the model and the time]
+#   CTSEG_FIT_SBATCH             more options for the trainings only, such as "--gres=gpu:1"
+#   CTSEG_ARRAY                  array tasks of the prediction [1-8]
+#   CTSEG_MLFLOW_GROUP           name of the runs' parent in MLflow [chain, the model and the time]
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 if [ $# != 4 ]; then
-    echo "chain.sh: $# arguments, expected four: DATASET MODEL VOLUMES LABELS" >&2
+    echo "chain.sh: found $# arguments; expected four: DATASET MODEL VOLUMES LABELS" >&2
     exit 2
 fi
 dataset="$1" model="$2" volumes="$3" labels="$4"
-# Runs of all these jobs are shown together.
+# Groups the runs of all jobs.
 export CTSEG_MLFLOW_GROUP="${CTSEG_MLFLOW_GROUP:-chain $(basename "$model") $(date +%Y%m%d-%H%M%S)}"
 read -ra all <<<"${CTSEG_SBATCH:-}"
 read -ra fit <<<"${CTSEG_FIT_SBATCH:-}"
 
-# Submits a job that waits for $1 (nothing: for none); its number.
+# Submits a job with dependency $1 (empty: none) and prints its ID.
 submit() {
     local after=()
     [ -z "$1" ] || after=(--dependency="$1" --kill-on-invalid-dep=yes)

@@ -1,23 +1,23 @@
 #!/usr/bin/env bash
-# Tries the job scripts on a Slurm cluster of its own (testbed.sh): interrupted, killed, preempted and cancelled.
+# Tests the job scripts on a temporary Slurm cluster (testbed.sh): interrupted, killed, preempted and cancelled.
 #
 #   test.sh [TEST…]      all tests, or those named: array claims submit cancel fit time node folds chain, and together, which
-#                        needs a ctseg that was built with MPI
+#                        needs a ctseg built with MPI
 #
 #   CTSEG                the binary [ctseg in PATH]
 #   CTSEG_TEST_PYTHON    a Python with numpy and nibabel, for volumes [python3]
-#   CTSEG_TEST_KEEP      a folder for data, logs and results, which is kept [a temporary one]
+#   CTSEG_TEST_KEEP      folder for data, logs and results, which is kept [a temporary one]
 set -Eeuo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 python="${CTSEG_TEST_PYTHON:-python3}"
 if ! command -v "${CTSEG:-ctseg}" >/dev/null; then
-    echo "test.sh: no ${CTSEG:-ctseg}; name the binary by CTSEG" >&2
+    echo "test.sh: no ${CTSEG:-ctseg}; set CTSEG to the binary" >&2
     exit 1
 fi
 ctseg="$(realpath "$(command -v "${CTSEG:-ctseg}")")"
 work="$(realpath -m "${CTSEG_TEST_KEEP:-$(mktemp -d)}")"
 cluster="$work/cluster"
-# What people have in their environment must not count; jobs inherit the rest of it.
+# Jobs inherit the environment; the user's settings must not affect the tests.
 while read -r name; do unset "$name"; done < <(compgen -e | grep -E '^(CTSEG|MLFLOW|SLURM|SBATCH)_' || true)
 export SLURM_CONF="$cluster/slurm.conf"
 options=(--cpus-per-task=1 --mem=1G --time=10)
@@ -40,7 +40,7 @@ until_true() {
     local what="$2" end=$((SECONDS + $1))
     shift 2
     until "$@"; do
-        [ "$SECONDS" -lt "$end" ] || fail "waited in vain until $what"
+        [ "$SECONDS" -lt "$end" ] || fail "timeout: waited until $what"
         sleep 0.1
     done
 }
@@ -62,12 +62,12 @@ expect() {
         "$2") return ;;
         COMPLETED | FAILED | CANCELLED | TIMEOUT | NODE_FAIL | OUT_OF_MEMORY) fail "job $1 is $found, expected $2" ;;
         esac
-        [ "$SECONDS" -lt "$end" ] || fail "job $1 is $found in the end, expected $2"
+        [ "$SECONDS" -lt "$end" ] || fail "job $1 is still $found, expected $2"
         sleep 0.2
     done
 }
 
-# Processes of ctseg in the job with this number of its own.
+# Processes of ctseg in the job with this ID.
 pids_in() {
     local folder
     for folder in /proc/[0-9]*; do
@@ -86,13 +86,13 @@ checksums() {
     (cd "$1" && sha256sum -- *.nii.gz)
 }
 
-# What the numbers of label maps say: each of the 40 volumes segmented, as one process segments them.
+# Checks that all 40 label maps equal those of a single process.
 whole() {
     checksums "$1" >"$work/found.txt"
-    cmp -s "$work/found.txt" "$work/expected.txt" || fail "$1: not the label maps of one process"
+    cmp -s "$work/found.txt" "$work/expected.txt" || fail "$1: label maps differ from those of a single process"
 }
 
-# Inode and time of label maps that are there.
+# Inode and modification time of the label maps.
 stamps() {
     (cd "$1" && find . -name '*.nii.gz' ! -name '.*' -printf '%f %i %T@\n' | sort)
 }
@@ -109,11 +109,11 @@ data() {
     "$ctseg" "${fit[@]}" --stage "$work/stage2.toml" &>>"$work/alone.txt"
     "$ctseg" predict "$work/images" -o "$work/one" --model "$work/model" --threads 1 &>>"$work/alone.txt"
     checksums "$work/one" >"$work/expected.txt"
-    [ "$(wc -l <"$work/expected.txt")" = 40 ] || fail "one process made $(wc -l <"$work/expected.txt") label maps of 40"
+    [ "$(wc -l <"$work/expected.txt")" = 40 ] || fail "a single process wrote $(wc -l <"$work/expected.txt") label maps of 40"
 }
 
-# The cases that predictions-*.json of an array name, one a line with its state.
-told() {
+# The cases in the predictions-*.json of an array, one per line with its state.
+cases_in() {
     "$python" - "$@" <<'END'
 import json, sys
 for name in sys.argv[1:]:
@@ -122,7 +122,7 @@ for name in sys.argv[1:]:
 END
 }
 
-some_of_share() {
+some_of_shard() {
     local case
     for case in $("$python" -c '
 import hashlib, sys
@@ -137,7 +137,7 @@ for n in range(6, 46):
 test_array() {
     local id task pid
     id="$(submit --array=1-4 "$here/predict.sbatch" "$work/images" -o "$work/array" --model "$work/model")"
-    until_true 60 "task 2 has written a label map" some_of_share 2 "$work/array"
+    until_true 60 "task 2 has written a label map" some_of_shard 2 "$work/array"
     task="$(of_job "${id}_2" JobId)"
     pid="$(pids_in "$task")"
     kill -KILL "$pid" || fail "task 2 was over before it could be killed"
@@ -149,15 +149,15 @@ test_array() {
     scontrol requeue "${id}_2"
     expect "$id" COMPLETED
     whole "$work/array"
-    told "$work/array"/predictions-*-of-4.json >"$work/told.txt"
-    [ "$(cut -d' ' -f1 "$work/told.txt" | sort | uniq -d | wc -l)" = 0 ] || fail "volumes in several shares"
-    [ "$(grep -cE ' (done|kept)$' "$work/told.txt")" = 40 ] || fail "not all 40 volumes done: $(cat "$work/told.txt")"
+    cases_in "$work/array"/predictions-*-of-4.json >"$work/cases.txt"
+    [ "$(cut -d' ' -f1 "$work/cases.txt" | sort | uniq -d | wc -l)" = 0 ] || fail "volumes in several shards"
+    [ "$(grep -cE ' (done|kept)$' "$work/cases.txt")" = 40 ] || fail "not all 40 volumes done: $(cat "$work/cases.txt")"
     stamps "$work/array" >"$work/after.txt"
-    [ -z "$(comm -23 "$work/before.txt" "$work/after.txt")" ] || fail "label maps were made twice"
+    [ -z "$(comm -23 "$work/before.txt" "$work/after.txt")" ] || fail "label maps were written twice"
     local kept
-    kept="$(grep -c ' kept$' "$work/told.txt")" || fail "the requeued task kept nothing of what it had made"
+    kept="$(grep -c ' kept$' "$work/cases.txt")" || fail "the requeued task kept none of its earlier label maps"
     [ -z "$(find "$work/array" -name '.ctseg-*')" ] || fail "the killed task's temporary files are still there"
-    echo "ok   array: task 2 of 4 killed and requeued; 40 volumes once each, $kept of them made before the kill"
+    echo "ok   array: task 2 of 4 killed and requeued; 40 volumes once each, $kept of them written before the kill"
 }
 
 test_claims() {
@@ -173,38 +173,38 @@ test_claims() {
     expect "$id" COMPLETED
     whole "$work/claimed"
     stamps "$work/claimed" >"$work/after.txt"
-    [ -z "$(comm -23 "$work/before.txt" "$work/after.txt")" ] || fail "label maps were made twice"
+    [ -z "$(comm -23 "$work/before.txt" "$work/after.txt")" ] || fail "label maps were written twice"
     local made
     made="$(sed -nE 's/^([0-9]+) of 40 volumes segmented.*/\1/p' "$work"/ctseg-predict-"${id}"_*.log | paste -sd+)"
-    # What the killed process had made stands in no summary.
-    [ $((made)) -le 40 ] || fail "$made volumes made, which is more than 40"
-    echo "ok   claims: one of 4 killed and requeued; 40 volumes once each, shared as $made by those that lived"
+    # The label maps of the killed process are in no summary.
+    [ $((made)) -le 40 ] || fail "$made volumes written, more than 40"
+    echo "ok   claims: one of 4 killed and requeued; 40 volumes once each, split into $made by the surviving processes"
 }
 
 five() {
     [ "$(stamps "$1" 2>/dev/null | wc -l)" -ge 5 ]
 }
 
-# Submitted by ctseg itself; one task is asked to stop as before its time is up.
+# Submitted by ctseg itself; one task receives the signal that precedes its time limit.
 test_submit() {
     local id job=(submit slurm predict "$work/images" -o "$work/submitted" --model "$work/model" --tasks 4 --time 10m
         --mem 1G --cpus 1)
-    "$ctseg" "${job[@]}" --partition nowhere &>"$work/refused.txt" && fail "a partition that is not there was taken"
-    grep -q "expected one of work, urgent, secret" "$work/refused.txt" || fail "not told which there are: $(cat "$work/refused.txt")"
-    "$ctseg" "${job[@]}" --gpus 1 &>"$work/refused.txt" && fail "a job for GPUs that no node has was taken"
-    grep -q "no node of partition 'work'" "$work/refused.txt" || fail "not told what nodes have: $(cat "$work/refused.txt")"
-    # Hidden partitions are for those who know their names.
-    "$ctseg" "${job[@]}" --partition secret --gpus 1 &>"$work/refused.txt" && fail "more than a hidden partition has was taken"
+    "$ctseg" "${job[@]}" --partition nowhere &>"$work/refused.txt" && fail "an unknown partition was accepted"
+    grep -q "expected one of work, urgent, secret" "$work/refused.txt" || fail "the partitions are not listed: $(cat "$work/refused.txt")"
+    "$ctseg" "${job[@]}" --gpus 1 &>"$work/refused.txt" && fail "a job for GPUs that no node has was accepted"
+    grep -q "no node of partition 'work'" "$work/refused.txt" || fail "the nodes' resources are not listed: $(cat "$work/refused.txt")"
+    # Hidden partitions can be used by those who know their names.
+    "$ctseg" "${job[@]}" --partition secret --gpus 1 &>"$work/refused.txt" && fail "a job larger than a hidden partition was accepted"
     grep -q "no node of partition 'secret'" "$work/refused.txt" || fail "nodes of a hidden partition: $(cat "$work/refused.txt")"
-    grep -q "2 problems" "$work/refused.txt" || fail "not told of its time: $(cat "$work/refused.txt")"
+    grep -q "2 problems" "$work/refused.txt" || fail "the time limit is not reported: $(cat "$work/refused.txt")"
     "$ctseg" "${job[@]}" --json >"$work/submitted.json" 2>"$work/submitted.txt" || fail "$(cat "$work/submitted.txt")"
     id="$("$python" -c 'import json, sys; print(json.load(open(sys.argv[1]))["jobs"][0]["id"])' "$work/submitted.json")"
-    until_true 60 "task 2 has written a label map" some_of_share 2 "$work/submitted"
+    until_true 60 "task 2 has written a label map" some_of_shard 2 "$work/submitted"
     scancel --batch --signal=USR1 "${id}_2"
     expect "$id" COMPLETED
     [ "$(of_job "${id}_2" Restarts)" = 1 ] || fail "task 2 was restarted $(of_job "${id}_2" Restarts) times, expected 1"
     whole "$work/submitted"
-    echo "ok   submit: an array of 4 by 'ctseg submit', one task requeued by itself; 40 volumes as by hand"
+    echo "ok   submit: an array of 4 by 'ctseg submit', one task requeued itself; 40 volumes as without ctseg submit"
 }
 
 readonly long_fit=(--stage 1 --set 'network.widths=[4, 8]' --set 'spacing_mm=[14.0, 14.0, 14.0]' --set folds=2 --set
@@ -218,46 +218,46 @@ further() {
     [ "$(epochs "$1")" -gt "$2" ]
 }
 
-# A training of $2 epochs into the model $1; options of sbatch follow.
+# Submits a training of $2 epochs of the model $1; further arguments are options of sbatch.
 submit_fit() {
     local model="$1" epochs="$2"
     shift 2
     submit "$@" "$here/fit.sbatch" "${long_fit[@]}" --epochs "$epochs" --data "$work/data/dataset.toml" --model "$work/$model"
 }
 
-# The weights in the model $1 are those that one process gives in $2 epochs.
-as_undisturbed() {
+# Checks that the weights of model $1 equal those of an uninterrupted training of $2 epochs.
+as_uninterrupted() {
     "$ctseg" fit "${long_fit[@]}" --epochs "$2" --threads 1 --data "$work/data/dataset.toml" --model "$work/$1-alone" \
         --runs "$work/alone" &>"$work/alone.txt"
     cmp "$work/$1/stage1.safetensors" "$work/$1-alone/stage1.safetensors" ||
-        fail "$1: not the weights of an undisturbed training"
-    echo "weights $(sha256sum <"$work/$1/stage1.safetensors" | cut -c1-16), as undisturbed"
+        fail "$1: weights differ from those of an uninterrupted training"
+    echo "weights $(sha256sum <"$work/$1/stage1.safetensors" | cut -c1-16), as uninterrupted"
 }
 
 test_cancel() {
     local id
     id="$(submit_fit cancelled 150)"
-    until_true 60 "a training is under way" further "$work/runs/slurm-$id" 2
+    until_true 60 "a training is running" further "$work/runs/slurm-$id" 2
     scancel "$id"
     expect "$id" CANCELLED
-    # Longer than a requeued job waits.
+    # Longer than the delay of a requeued job.
     sleep 10
     expect "$id" CANCELLED
-    [ ! -e "$work/cancelled/model.toml" ] || fail "the cancelled training was over before"
-    grep -q "resume with" "$work/ctseg-fit-$id.log" || fail "the cancelled training did not say how to resume it"
-    echo "ok   cancel: a cancelled training stays cancelled, and says how to resume it"
+    [ ! -e "$work/cancelled/model.toml" ] || fail "the training ended before it was cancelled"
+    grep -q "resume with" "$work/ctseg-fit-$id.log" || fail "the cancelled training printed no command to resume it"
+    echo "ok   cancel: a cancelled training stays cancelled and prints the command to resume it"
 }
 
-# Interrupted three ways, each where the training has gone further.
+# Interrupted in three ways, each time after some progress.
 test_fit() {
     local id runs blocker
-    id="$(submit_fit disturbed 150)"
+    id="$(submit_fit interrupted 150)"
     runs="$work/runs/slurm-$id"
-    until_true 60 "the training is under way" further "$runs" 3
-    # As before the time is up: to the script alone, which requeues its job.
+    until_true 60 "the training is running" further "$runs" 3
+    # As before the time limit: to the script only, which requeues its job.
     scancel --batch --signal=USR1 "$id"
     again "$id" 1 "$runs"
-    grep -q "job $id: interrupted, goes back into the queue" "$work/ctseg-fit-$id.log" || fail "it did not requeue itself"
+    grep -q "job $id: interrupted; requeueing" "$work/ctseg-fit-$id.log" || fail "the job did not requeue itself"
     scontrol requeue "$id"
     again "$id" 2 "$runs"
     blocker="$(sbatch --parsable --partition=urgent --nodes=4 --exclusive --output=/dev/null --wrap="sleep 2")"
@@ -265,26 +265,26 @@ test_fit() {
     expect "$blocker" COMPLETED
     expect "$id" COMPLETED
     [ "$(of_job "$id" Restarts)" = 3 ] || fail "restarted $(of_job "$id" Restarts) times, expected 3"
-    [ "$(find "$runs" -mindepth 1 -maxdepth 1 | wc -l)" = 1 ] || fail "not one run: $(ls "$runs")"
-    echo "ok   fit: requeued by itself, by scontrol and by preemption; $(as_undisturbed disturbed 150)"
+    [ "$(find "$runs" -mindepth 1 -maxdepth 1 | wc -l)" = 1 ] || fail "expected one run: $(ls "$runs")"
+    echo "ok   fit: requeued itself, by scontrol and by preemption; $(as_uninterrupted interrupted 150)"
 }
 
-# A training that takes longer than its job may: Slurm's own clock.
+# A training that exceeds the time limit of its job: Slurm sends the signal.
 test_time() {
     local id restarts
     id="$(submit_fit timed 200 --time=1 --signal=B:USR1@30)"
     expect "$id" COMPLETED 400
     restarts="$(of_job "$id" Restarts)"
-    [ "$restarts" -ge 1 ] || fail "the training fitted into one minute: nothing was tried"
-    echo "ok   time: a training over $((restarts + 1)) jobs' times of a minute; $(as_undisturbed timed 200)"
+    [ "$restarts" -ge 1 ] || fail "the training took less than a minute; nothing was tested"
+    echo "ok   time: a training in $((restarts + 1)) periods of one minute; $(as_uninterrupted timed 200)"
 }
 
-# A node dies with all that runs on it, and is found to be down.
+# A node fails with everything that runs on it, and is marked down.
 test_node() {
     local id runs node batch parent
     id="$(submit_fit moved 100)"
     runs="$work/runs/slurm-$id"
-    until_true 60 "the training is under way" further "$runs" 3
+    until_true 60 "the training is running" further "$runs" 3
     node="$(of_job "$id" BatchHost)"
     batch="$(pids_in "$id" | head -n 1)"
     parent="$(parent_of "$batch")"
@@ -294,10 +294,10 @@ test_node() {
     [ "$(of_job "$id" BatchHost)" != "$node" ] || fail "the job is on the node that is down"
     expect "$id" COMPLETED
     slurmd -f "$SLURM_CONF" -N "$node"
-    # Refused where the node has come back by itself meanwhile.
+    # Refused if the node has returned by itself in the meantime.
     scontrol update "nodename=$node" state=resume || true
     until_true 60 "node $node is back" idle "$node"
-    echo "ok   node: a training went on on another node; $(as_undisturbed moved 100)"
+    echo "ok   node: a training continued on another node; $(as_uninterrupted moved 100)"
 }
 
 parent_of() {
@@ -308,13 +308,13 @@ idle() {
     [ "$(sinfo -h -N -p work -n "$1" -o %t)" = idle ]
 }
 
-# Until job $1 has been restarted $2 times and its training is further than it was.
+# Waits until job $1 has been restarted $2 times and its training has progressed.
 again() {
     local before
     before="$(epochs "$3")"
     until_true 60 "job $1 is restarted" restarted "$1" "$2"
-    until_true 120 "job $1 goes on" further "$3" "$before"
-    is "$1" RUNNING || fail "job $1 is $(of_job "$1" JobState), expected it to be at work"
+    until_true 120 "job $1 continues" further "$3" "$before"
+    is "$1" RUNNING || fail "job $1 is $(of_job "$1" JobState), expected RUNNING"
 }
 
 restarted() {
@@ -325,14 +325,14 @@ test_folds() {
     local id arguments=(--data "$work/data/dataset.toml" --set training.early_stopping.patience=1000 --epochs 40)
     cp -r "$work/model" "$work/folded"
     id="$(CTSEG_STAGE="$work/stage2.toml" submit --array=0-1 "$here/fit-folds.sbatch" "$work/folded" "${arguments[@]}")"
-    # The last task of an array has the number of the array.
-    until_true 60 "fold 1 is under way" further "$work/runs/slurm-${id}_1" 2
+    # The last task of an array has the ID of the array.
+    until_true 60 "fold 1 is running" further "$work/runs/slurm-${id}_1" 2
     [ "$(of_job "${id}_1" JobId)" = "$id" ] || fail "task 1 is job $(of_job "${id}_1" JobId), expected the array's $id"
     scancel --batch --signal=USR1 "${id}_1"
     expect "$id" COMPLETED
     [ "$(of_job "${id}_1" Restarts)" = 1 ] || fail "fold 1 was restarted $(of_job "${id}_1" Restarts) times, expected 1"
     [ "$(of_job "${id}_0" Restarts)" = 0 ] || fail "fold 0 was requeued with fold 1"
-    cmp -s "$work/folded-fold0/stage2.safetensors" "$work/folded-fold1/stage2.safetensors" && fail "both folds are one"
+    cmp -s "$work/folded-fold0/stage2.safetensors" "$work/folded-fold1/stage2.safetensors" && fail "both folds have the same weights"
     "$ctseg" predict "$work/images/case_006.nii.gz" -o "$work/mean" --model "$work/folded-fold0" --model \
         "$work/folded-fold1" &>"$work/mean.txt" || fail "the folds do not predict together: $(cat "$work/mean.txt")"
     echo "ok   folds: two folds as an array, one requeued alone; both predict together"
@@ -343,7 +343,7 @@ test_chain() {
     eval "$(CTSEG_SBATCH="${options[*]}" CTSEG_ARRAY=1-4 CTSEG_STAGE1="$work/stage1.toml" \
         CTSEG_STAGE2="$work/stage2.toml" "$here/chain.sh" "$work/data/dataset.toml" "$work/chained" "$work/images" \
         "$work/labels")"
-    until_true 60 "stage 1 is under way" further "$work/runs/slurm-$stage1" 1
+    until_true 60 "stage 1 is running" further "$work/runs/slurm-$stage1" 1
     scancel --batch --signal=USR1 "$stage1"
     until_true 60 "stage 1 is restarted" restarted "$stage1" 1
     is "$stage2" PENDING || fail "stage 2 did not wait for the interrupted stage 1"
@@ -352,15 +352,15 @@ test_chain() {
     done
     for stage in 1 2; do
         cmp "$work/chained/stage$stage.safetensors" "$work/model/stage$stage.safetensors" ||
-            fail "not the weights of one process"
+            fail "weights differ from those of a single process"
     done
     whole "$work/labels"
     grep -q "40 cases compared, 0 failed" "$work/ctseg-evaluate-$evaluate.log" || fail "evaluation: not 40 cases compared"
-    echo "ok   chain: stage 1 (requeued once), stage 2, prediction, evaluation; weights and label maps as by hand"
+    echo "ok   chain: stage 1 (requeued once), stage 2, prediction, evaluation; weights and label maps as without a cluster"
 }
 
-# Two tasks of a step with half of each batch: they meet by MPI, and one that is killed ends both. They are on one node, as
-# the PMIx of several nodes on one machine would get in each other's way.
+# Two tasks of a step, each with half of every batch, connected by MPI; if one is killed, both end. They run on one node,
+# because the PMIx servers of several nodes on one machine would conflict.
 test_together() {
     local pid job arguments=(fit --stage "$work/stage1.toml" --data "$work/data/dataset.toml" --threads 1 --fold 0
         --no-out-of-fold --set network.norm=instance --set network.activation=leaky_relu --set network.downsampling=stride)
@@ -368,8 +368,8 @@ test_together() {
         "$ctseg")
     "$ctseg" "${arguments[@]}" --model "$work/by-one" --runs "$work/runs/by-one" &>"$work/by-one.log"
     "${step[@]}" "${arguments[@]}" --model "$work/by-two" --runs "$work/runs/by-two" &>"$work/by-two.log" ||
-        fail "two tasks did not train together"
-    "$python" - "$work"/runs/by-{one,two}/*/metrics.jsonl <<'END' || fail "two tasks did not train as one"
+        fail "distributed training of two tasks failed"
+    "$python" - "$work"/runs/by-{one,two}/*/metrics.jsonl <<'END' || fail "the losses of two tasks differ from those of a single process"
 import json, sys
 one, two = ([json.loads(line)["loss"] for line in open(path)] for path in sys.argv[1:])
 sys.exit(len(one) != len(two) or one == two or any(abs(a - b) > 1e-4 * a for a, b in zip(one, two)))
@@ -377,29 +377,29 @@ END
     "${step[@]}" "${arguments[@]}" --epochs 3000 --set training.early_stopping.patience=3000 --model "$work/killed" \
         --runs "$work/runs/killed" &>"$work/killed.log" &
     job="$!"
-    until_true 60 "two tasks are at work" further "$work/runs/killed" 3
+    until_true 60 "two tasks are training" further "$work/runs/killed" 3
     pid="$(pgrep -f "^$ctseg fit .*$work/killed" | tail -n 1)"
     kill -KILL "$pid"
     SECONDS=0
-    ! wait "$job" || fail "a task was killed, and the step ended well"
-    [ "$SECONDS" -lt 30 ] || fail "the other task went on for $SECONDS s"
+    ! wait "$job" || fail "a task was killed, but the step succeeded"
+    [ "$SECONDS" -lt 30 ] || fail "the other task continued for $SECONDS s"
     [ -n "$(find "$work/runs/killed" -name last.safetensors -size +0)" ] || fail "no checkpoint is left"
-    echo "ok   together: two tasks trained as one does; one killed, both over after $SECONDS s"
+    echo "ok   together: two tasks trained like a single process; one killed, both ended after $SECONDS s"
 }
 
-# What the job scripts have in common, which users copy with each of them.
+# The part that all job scripts share; users copy each script by itself.
 common_part() {
-    sed -n '/^# ---- from here on/,/^# ---- to here/p' "$here/$1"
+    sed -n '/^# ---- shared part.*begin/,/^# ---- shared part: end/p' "$here/$1"
 }
 
 main() {
     local tests=("$@") name
     for name in predict.sbatch fit-folds.sbatch; do
-        [ "$(common_part "$name")" = "$(common_part fit.sbatch)" ] || fail "$name is not like fit.sbatch where it says it is"
+        [ "$(common_part "$name")" = "$(common_part fit.sbatch)" ] || fail "the shared part of $name differs from that of fit.sbatch"
     done
     if [ $# = 0 ]; then
         tests=(array claims submit cancel fit time node folds chain)
-        # Only what was linked with MPI has it.
+        # Only binaries linked with MPI support it.
         if ldd "$ctseg" | grep -q libmpi; then tests+=(together); fi
     fi
     for name in "${tests[@]}"; do
@@ -407,7 +407,7 @@ main() {
     done
     mkdir -p "$work"
     trap end EXIT
-    # For munge, whose socket all users must reach.
+    # munge's socket must be reachable for all users.
     chmod 755 "$work"
     trap 'fail "line $LINENO"' ERR
     mkdir "$work/bin"
@@ -422,5 +422,5 @@ main() {
     echo "${#tests[@]} tests on Slurm passed"
 }
 
-# In one line, so that the file may change meanwhile.
+# On one line, so that the file may change while it runs.
 { main "$@"; exit; }

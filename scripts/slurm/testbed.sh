@@ -1,19 +1,17 @@
 #!/usr/bin/env bash
-# A Slurm cluster on this machine to try job scripts on: slurmctld, several slurmd and munged, all in one folder, with
-# no systemd, no cgroups and nothing in /etc. Needs Debian's slurmctld, slurmd, slurm-client and munge.
+# A Slurm cluster on this machine to test job scripts: slurmctld, several slurmd and munged, all in one folder, without
+# systemd, cgroups or files in /etc. Needs Debian's slurmctld, slurmd, slurm-client and munge.
 #
-#   testbed.sh install              installs these, as root, by apt-get
-#   testbed.sh installed            fails, naming them, unless all are there
-#   testbed.sh up FOLDER [NODES]    begins a cluster of NODES (4) nodes n1, n2, … of one CPU each, and waits for them
+#   testbed.sh install              installs these with apt-get, as root
+#   testbed.sh installed            lists missing programs and fails if there are any
+#   testbed.sh up FOLDER [NODES]    starts a cluster of NODES (4) nodes n1, n2, … with one CPU each, and waits for them
 #   testbed.sh run FOLDER COMMAND…  runs a command with that cluster, such as sbatch job.sh
-#   testbed.sh down FOLDER          cancels its jobs and ends every process; removes the folder, save for its log/ where
-#                                   --keep-log follows
+#   testbed.sh down FOLDER          cancels its jobs, ends all processes and removes the folder; --keep-log keeps its log/
 #
-# Partitions: `work` (by default; its jobs are requeued when `urgent` wants their nodes), `urgent`, and `secret`,
-# which is hidden and gives 5 minutes.
+# Partitions: `work` (default; preempted by `urgent`), `urgent`, and `secret` (hidden, limit of 5 minutes).
 set -euo pipefail
 
-# Nodes that share a machine have ports of their own; the first free block of this many is taken.
+# Nodes on one machine need separate ports; the first free block is used.
 readonly first_port=26800 last_port=28800
 readonly programs=(munged slurmctld slurmd sbatch scontrol squeue)
 
@@ -35,7 +33,7 @@ missing() {
 install() {
     [ -n "$(missing)" ] || return 0
     if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-        fail "$(missing | tr '\n' ' ')missing; install slurmctld, slurmd, slurm-client and munge (as root on Debian, this does)"
+        fail "$(missing | tr '\n' ' ')missing; install slurmctld, slurmd, slurm-client and munge (on Debian, run this as root)"
     fi
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -qq
@@ -46,7 +44,7 @@ in_use() {
     (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null
 }
 
-# The first of $1 + 1 ports side by side that nobody listens on.
+# The first of $1 + 1 consecutive free ports.
 free_ports() {
     local first port
     for ((first = first_port; first + $1 < last_port; first += $1 + 1)); do
@@ -69,7 +67,7 @@ SlurmctldHost=$(hostname -s)(127.0.0.1)
 SlurmctldPort=$port
 SlurmUser=$user
 SlurmdUser=$user
-# A requeued job waits until the old credentials have expired: 2 minutes unless told otherwise.
+# A requeued job waits until the old credentials have expired: 2 minutes by default.
 AuthType=auth/munge
 AuthInfo=socket=$folder/munge/socket,cred_expire=5
 CredType=cred/munge
@@ -111,7 +109,7 @@ wait_for() {
         "$@" && return
         sleep 0.25
     done
-    fail "$what did not come up within 60 s; see $folder/log"
+    fail "$what did not start within 60 s; see $folder/log"
 }
 
 all_idle() {
@@ -120,9 +118,9 @@ all_idle() {
 
 up() {
     local nodes="$1" node
-    [ -z "$(missing)" ] || fail "$(missing | tr '\n' ' ')missing; run 'testbed.sh install' as root"
+    [ -z "$(missing)" ] || fail "$(missing | tr '\n' ' ')missing; install them with 'testbed.sh install' as root"
     [[ "$nodes" =~ ^[1-9][0-9]?$ ]] || fail "$nodes nodes: expected 1 to 99"
-    [ ! -e "$folder/slurm.conf" ] || fail "$folder: a cluster is there already; take it down first"
+    [ ! -e "$folder/slurm.conf" ] || fail "$folder: a cluster exists already; stop it first with 'testbed.sh down'"
     # munged refuses sockets in folders that others can write to.
     mkdir -p "$folder" && chmod 755 "$folder"
     mkdir -p "$folder"/{munge,state,spool,log}
@@ -139,10 +137,10 @@ up() {
         slurmd -f "$SLURM_CONF" -N "n$node"
     done
     wait_for "the cluster" all_idle "$nodes"
-    echo "Slurm $(slurmctld -V | cut -d' ' -f2) with $nodes nodes in $folder; 'testbed.sh run $folder sinfo' looks at it"
+    echo "Slurm $(slurmctld -V | cut -d' ' -f2) with $nodes nodes in $folder; inspect it with 'testbed.sh run $folder sinfo'"
 }
 
-# Processes of this cluster, by the folder in their command lines: its daemons, and what Slurm starts for jobs.
+# Processes of this cluster, from its PID files.
 ours() {
     local file
     for file in "$folder"/*.pid "$folder/munge/pid"; do
@@ -161,10 +159,10 @@ alive() {
 
 down() {
     local pids attempt
-    [ -e "$folder/slurm.conf" ] || fail "$folder: no cluster here"
+    [ -e "$folder/slurm.conf" ] || fail "$folder: no cluster"
     if timeout 10 scontrol ping >/dev/null 2>&1; then
         timeout 10 scancel --me 2>/dev/null || true
-        # Jobs that a signal interrupts get as long as their node gives them.
+        # Interrupted jobs get the grace period of their node.
         for ((attempt = 0; attempt < 160; attempt++)); do
             [ -n "$(timeout 10 squeue -h 2>/dev/null)" ] || break
             sleep 0.25
@@ -201,19 +199,19 @@ main() {
     *) fail "expected install, installed, up, run or down; see the head of $0" ;;
     esac
     folder="$(realpath -m "$2")"
-    # Jobs inherit what was exported where they were submitted; this one they may well have.
+    # Jobs inherit exported variables; this one is harmless.
     export SLURM_CONF="$folder/slurm.conf"
     shift 2
     case "$command" in
     up) up "${1:-4}" ;;
     down) down "${1:-}" ;;
     run)
-        [ -e "$SLURM_CONF" ] || fail "$folder: no cluster here; 'testbed.sh up $folder' begins one"
+        [ -e "$SLURM_CONF" ] || fail "$folder: no cluster; start one with 'testbed.sh up $folder'"
         [ $# -ge 1 ] || fail "run needs a COMMAND"
         exec "$@"
         ;;
     esac
 }
 
-# In one line, so that the file may change meanwhile.
+# On one line, so that the file may change while it runs.
 { main "$@"; exit; }

@@ -24,7 +24,7 @@ const USER_FILE: &str = "ctseg/config.toml";
 pub struct Config {
     /// Dataset folder or descriptor.
     pub data: Option<PathBuf>,
-    /// Folder that a descriptor's paths are relative to.
+    /// Base folder for relative paths in a descriptor.
     pub data_root: Option<PathBuf>,
     pub model: Option<PathBuf>,
     /// Folder for run folders.

@@ -66,7 +66,7 @@ pub(super) fn launch(count: usize, settings: &Settings) -> anyhow::Result<Outcom
 fn check_count(count: usize, device: DeviceChoice, gpus: usize) -> Result<()> {
     if !matches!(device, DeviceChoice::LibTorchCuda(_)) {
         return Err(Error::usage(format!(
-            "--gpus {count}: the device is {device}; train on several GPUs with --device libtorch:cuda, on several CPUs with mpirun and a --features mpi build"
+            "--gpus {count}: the device is {device}; use --device libtorch:cuda for multi-GPU training, or mpirun and a --features mpi build for several CPUs"
         )));
     }
     if !(1..=gpus).contains(&count) {

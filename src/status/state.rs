@@ -213,7 +213,7 @@ pub(super) fn unfinished(worker: &Worker, alive: Liveness) -> (State, Option<Str
         Liveness::Dead => (
             State::Interrupted,
             Some(format!(
-                "{} is gone and recorded no end",
+                "{} exited without recording how it ended",
                 worker.described()
             )),
         ),

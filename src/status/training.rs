@@ -60,7 +60,7 @@ fn without_state_file(status: &mut Status, is_finished: bool, settings: &RunSett
         return;
     }
     status.because = Some(format!(
-        "ctseg {} did not record the process of a run",
+        "written by ctseg {}, which did not record the process",
         settings.ctseg_version
     ));
 }

@@ -117,6 +117,14 @@ macro_rules! attributes {
     };
 }
 
+fn item_attributes(item: &Item) -> &[Attribute] {
+    attributes!(item, Item: Const Enum ExternCrate Fn ForeignMod Impl Macro Mod Static Struct Trait Type Union Use)
+}
+
+fn impl_item_attributes(item: &ImplItem) -> &[Attribute] {
+    attributes!(item, ImplItem: Const Fn Macro Type)
+}
+
 /// Whether an attribute is `#[cfg(test)]`, `#[cfg(all(test, …))]` or a kind of `#[test]`.
 fn is_for_tests(attribute: &Attribute) -> bool {
     let Some(name) = attribute.path().segments.last() else {
@@ -126,6 +134,16 @@ fn is_for_tests(attribute: &Attribute) -> bool {
         Meta::List(list) if name.ident == "cfg" => names_test(list.tokens.clone()),
         _ => name.ident == "test",
     }
+}
+
+/// Whether only tests compile an item.
+pub fn is_test_item(item: &Item) -> bool {
+    item_attributes(item).iter().any(is_for_tests)
+}
+
+/// Whether only tests compile an item of an `impl` block.
+pub fn is_test_impl_item(item: &ImplItem) -> bool {
+    impl_item_attributes(item).iter().any(is_for_tests)
 }
 
 fn names_test(tokens: TokenStream) -> bool {
@@ -262,14 +280,15 @@ fn begins_path(before: &[TokenTree]) -> bool {
 
 impl<'ast> Visit<'ast> for Reader<'_> {
     fn visit_item(&mut self, item: &'ast Item) {
-        let attributes = attributes!(item, Item: Const Enum ExternCrate Fn ForeignMod Impl Macro Mod Static Struct
-            Trait Type Union Use);
-        self.below(attributes, |reader| visit::visit_item(reader, item));
+        self.below(item_attributes(item), |reader| {
+            visit::visit_item(reader, item)
+        });
     }
 
     fn visit_impl_item(&mut self, item: &'ast ImplItem) {
-        let attributes = attributes!(item, ImplItem: Const Fn Macro Type);
-        self.below(attributes, |reader| visit::visit_impl_item(reader, item));
+        self.below(impl_item_attributes(item), |reader| {
+            visit::visit_impl_item(reader, item)
+        });
     }
 
     fn visit_trait_item(&mut self, item: &'ast TraitItem) {

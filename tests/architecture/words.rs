@@ -1,5 +1,5 @@
 //! Names and texts use the words of PyTorch, nnU-Net, MONAI, Slurm and MLflow. Our own older words stay out of file names,
-//! code, guides and recipes.
+//! code, guides, recipes, job scripts and messages.
 
 use std::path::Path;
 
@@ -73,7 +73,7 @@ fn faults(path: &str, text: &str) -> Vec<String> {
     faults
 }
 
-/// The guides and recipes.
+/// The guides, recipes, job scripts and snapshots of messages.
 fn pages() -> Vec<(String, String)> {
     let read = |path: &Path| {
         let name = path.strip_prefix(root()).unwrap().to_str().unwrap();
@@ -82,12 +82,22 @@ fn pages() -> Vec<(String, String)> {
     let mut pages = vec![
         read(&root().join("README.md")),
         read(&root().join("CONTRIBUTING.md")),
+        read(&root().join("benches/README.md")),
     ];
-    for folder in ["docs", "stages"] {
+    for folder in [
+        "docs",
+        "stages",
+        "scripts/slurm",
+        "scripts/k8s/base",
+        "scripts/container",
+        "tests/architecture/snapshots",
+        "tests/end_to_end/snapshots",
+    ] {
         for entry in root().join(folder).read_dir().unwrap() {
             let path = entry.unwrap().path();
             let ending = path.extension().and_then(|ending| ending.to_str());
-            if matches!(ending, Some("md" | "toml")) {
+            let endings = ["md", "toml", "sh", "sbatch", "yaml", "snap"];
+            if ending.is_some_and(|ending| endings.contains(&ending)) {
                 pages.push(read(&path));
             }
         }

@@ -17,6 +17,7 @@ mod fingerprint;
 #[cfg(target_os = "linux")]
 mod fuzz_corpus;
 mod grids;
+mod help;
 #[cfg(unix)]
 mod hostile;
 mod hostile_models;

@@ -124,7 +124,7 @@ fn a_recovered_server_receives_everything_during_the_run() {
     wait_for("the server is not back", || {
         log.infos()
             .iter()
-            .any(|line| line.contains("answers again"))
+            .any(|line| line.contains("responds again"))
     });
     mlflow.log_event(&points(&["loss"], 11..21)).unwrap();
     mlflow.run_ended(&identity, &Outcome::Finished).unwrap();

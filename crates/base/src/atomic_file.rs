@@ -61,7 +61,7 @@ pub fn ensure_not_file(path: &Path) -> Result<()> {
     match path.ancestors().find(is_file) {
         Some(file) => Err(Error::file(
             file,
-            "is a file; expected a folder or a free name",
+            "is a file; expected a folder, or a path that does not exist",
         )),
         None => Ok(()),
     }

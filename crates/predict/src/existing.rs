@@ -68,7 +68,7 @@ impl Batch<'_> {
             Ok(Decision::Make) => None,
             Ok(Decision::Keep) => Some(Outcome::Kept(Vec::new())),
             Ok(Decision::KeepChanged(file)) => Some(Outcome::Kept(vec![format!(
-                "{} was changed since ctseg wrote it, and is kept; use --overwrite to make it again",
+                "{} was changed since ctseg wrote it, and is kept; use --overwrite to replace it",
                 file.display()
             )])),
             // Errors about other files than the volume are about existing outputs.

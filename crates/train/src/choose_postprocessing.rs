@@ -97,7 +97,7 @@ impl PostprocessingSearch<'_> {
             }
         } else if config.choose {
             observer.info(&format!(
-                "no post-processing was chosen: {} out-of-fold predictions; expected {MIN_CASES} or more",
+                "no postprocessing was chosen: {} out-of-fold predictions; expected {MIN_CASES} or more",
                 self.maps.len()
             ));
         }
@@ -202,7 +202,7 @@ impl PostprocessingSearch<'_> {
     }
 
     fn load(&self, (case, path): &(usize, PathBuf)) -> Result<(LabelMap, LabelMap)> {
-        check_stop(self.stop, || "post-processing was being chosen".to_owned())?;
+        check_stop(self.stop, || "postprocessing was being chosen".to_owned())?;
         let (_, prediction) = read_label_map(path)?;
         let reference = self.dataset.load_labels(&self.dataset.cases[*case])?;
         let tolerance = self.dataset.reading.grid_tolerance;

@@ -15,7 +15,7 @@ pub fn parse_duration(text: &str) -> Result<Duration> {
         .filter(|duration| !duration.is_zero())
         .ok_or_else(|| {
             Error::invalid(format!(
-                "'{text}' is not a duration; expected something like 90s, 20m or 1h30m"
+                "'{text}' is not a duration; expected one such as 90s, 20m or 1h30m"
             ))
         })
 }

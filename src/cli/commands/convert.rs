@@ -56,7 +56,7 @@ pub struct ConvertArgs {
     /// Replace an earlier conversion with other settings or another source
     #[arg(long)]
     overwrite: bool,
-    /// Folder that a descriptor's paths are relative to
+    /// Base folder for relative paths in a descriptor
     #[arg(long, env = "CTSEG_DATA_ROOT")]
     data_root: Option<PathBuf>,
     #[command(flatten)]

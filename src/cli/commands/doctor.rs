@@ -38,7 +38,7 @@ pub struct DoctorArgs {
     /// Dataset folder or descriptor to check
     #[arg(long, env = "CTSEG_DATA")]
     data: Option<PathBuf>,
-    /// Folder that a descriptor's paths are relative to
+    /// Base folder for relative paths in a descriptor
     #[arg(long, env = "CTSEG_DATA_ROOT")]
     data_root: Option<PathBuf>,
     /// Model folder to check [default: model]

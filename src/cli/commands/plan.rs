@@ -26,7 +26,7 @@ use ctseg_train::plan::{Budget, NAMES, PlannedRecipe, plan};
 pub struct PlanArgs {
     /// Dataset folder or descriptor
     data: PathBuf,
-    /// Folder that a descriptor's paths are relative to
+    /// Base folder for relative paths in a descriptor
     #[arg(long, env = "CTSEG_DATA_ROOT")]
     data_root: Option<PathBuf>,
     #[command(flatten)]

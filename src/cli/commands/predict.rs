@@ -105,10 +105,10 @@ pub struct PredictArgs {
     /// Draw <case>_preview.png: three planes with the structures, a frontal view and a legend
     #[arg(long)]
     preview: bool,
-    /// Segment again even if the label map of the same input and model exists
+    /// Segment again even if a label map of the same input and model exists
     #[arg(long)]
     overwrite: bool,
-    /// Process one share of the volumes, such as 3/8, split by name; in a Slurm array with --array=1-8:
+    /// Process one shard of the volumes, such as 3/8, split by name; in a Slurm array with --array=1-8:
     /// --shard $SLURM_ARRAY_TASK_ID/8
     #[arg(long, value_name = "I/N", conflicts_with = "claim")]
     pub(super) shard: Option<Shard>,
@@ -116,10 +116,10 @@ pub struct PredictArgs {
     /// process, and reclaimed if that process dies
     #[arg(long, value_name = "FOLDER")]
     pub(super) claim: Option<PathBuf>,
-    /// Time without a sign of life after which a process on another machine counts as dead
+    /// Treat a process on another machine as dead after this long without a heartbeat
     #[arg(long, value_parser = parse_duration, default_value = "10m", requires = "claim")]
     claim_expiry: Duration,
-    /// Folder that the paths of a descriptor among the inputs are relative to
+    /// Base folder for relative paths in a descriptor among the inputs
     #[arg(long, env = "CTSEG_DATA_ROOT")]
     pub(super) data_root: Option<PathBuf>,
     #[command(flatten)]

@@ -23,7 +23,7 @@ pub struct QuantiseArgs {
     /// Dataset that the model was trained on [default: from ctseg.toml]
     #[arg(long, env = "CTSEG_DATA")]
     data: Option<PathBuf>,
-    /// Folder that a descriptor's paths are relative to
+    /// Base folder for relative paths in a descriptor
     #[arg(long, env = "CTSEG_DATA_ROOT")]
     data_root: Option<PathBuf>,
     #[command(flatten)]

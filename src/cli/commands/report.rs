@@ -53,7 +53,7 @@ pub struct ReportArgs {
     /// Maximum size of the HTML file in MB; with many cases, voxels are shown coarser
     #[arg(long, default_value_t = DEFAULT_MB, value_name = "MB")]
     max_size: usize,
-    /// Folder that a descriptor's paths are relative to
+    /// Base folder for relative paths in a descriptor
     #[arg(long, env = "CTSEG_DATA_ROOT")]
     data_root: Option<PathBuf>,
     #[command(flatten)]

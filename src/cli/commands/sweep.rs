@@ -62,7 +62,7 @@ pub struct SweepArgs {
     /// Dataset folder or descriptor [default: generated phantoms]
     #[arg(long, env = "CTSEG_DATA")]
     data: Option<PathBuf>,
-    /// Folder that a descriptor's paths are relative to
+    /// Base folder for relative paths in a descriptor
     #[arg(long, env = "CTSEG_DATA_ROOT")]
     data_root: Option<PathBuf>,
     #[command(flatten)]

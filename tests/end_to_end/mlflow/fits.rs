@@ -81,7 +81,7 @@ fn end_without_server(child: Child) -> String {
     let log = stderr(&output);
     assert_eq!(output.status.code(), Some(0), "{log}");
     assert_eq!(
-        log.matches("its events wait in the run folder").count(),
+        log.matches("keeps its events in the run folder").count(),
         1,
         "{log}"
     );

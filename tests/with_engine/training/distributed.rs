@@ -262,13 +262,13 @@ fn a_killed_process_ends_the_others_and_leaves_a_checkpoint() {
         let signalled_at = Instant::now();
         let output = child.wait_with_output().unwrap();
         let took = signalled_at.elapsed();
-        println!("{options:?}: process {rank} killed, all over after {took:.1?}");
+        println!("{options:?}: rank {rank} killed, all over after {took:.1?}");
         assert!(took < Duration::from_secs(30), "{took:?}");
         // With recovery, Open MPI ignores the exit codes of processes.
         assert!(!output.status.success() || !options.is_empty());
         if !options.is_empty() {
             let log = text(&output);
-            let expected = format!("process {rank} of 2 has ended");
+            let expected = format!("rank {rank} of 2 has ended");
             assert!(log.contains(&expected), "{log}");
             assert!(log.contains("ctseg fit --resume"), "{log}");
         }

@@ -68,8 +68,8 @@ fn read(path: &Path, data_root: Option<&Path>) -> Result<(Descriptor, PathBuf)> 
         return Err(Error::file(
             path,
             format!(
-                "the dataset's root {} is not a folder; set the data root that the descriptor's paths \
-                 are relative to",
+                "the dataset's root {} is not a folder; set the data root to the base folder \
+                 of the descriptor's relative paths",
                 root.display()
             ),
         ));

@@ -59,7 +59,7 @@ pub(super) fn finished(mut dataset: Dataset, source: &Path) -> Result<Dataset> {
         return Err(Error::file(
             source,
             format!(
-                "describes no cases: no image found under {}; expected {} files where the layout puts images",
+                "describes no cases: no image found under {}; expected {} files in the layout's image folder",
                 dataset.root.display(),
                 endings_in_words()
             ),

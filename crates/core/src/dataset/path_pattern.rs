@@ -26,7 +26,7 @@ impl Pattern {
             0 => Self::new(text.to_owned()),
             1 if !text.contains(CASE) => Self::new(text.replace('*', CASE)),
             _ => Err(format!(
-                "'{text}' has more than one place for the case id; write one * (or {CASE} wherever \
+                "'{text}' has more than one placeholder for the case id; use one * (or {CASE} wherever \
                  the id is repeated)"
             )),
         }
@@ -44,7 +44,9 @@ impl Pattern {
 
     fn new(text: String) -> std::result::Result<Self, String> {
         if !text.contains(CASE) {
-            return Err(format!("'{text}' has no place for the case id; add {CASE}"));
+            return Err(format!(
+                "'{text}' has no placeholder for the case id; add {CASE}"
+            ));
         }
         if Path::new(&text).is_absolute() {
             return Err(format!(

@@ -56,7 +56,7 @@ pub fn staged(
         Err(stopped @ Error::Interrupted(_)) => return Err(stopped),
         Err(error) => {
             observer.warn(&format!(
-                "{error}; reading the data from their original location"
+                "{error}; reading the data from its original location"
             ));
             return Ok(dataset);
         }
@@ -167,7 +167,7 @@ impl Staging {
         task: &dyn Task,
     ) -> Result<()> {
         loop {
-            check_stop(stop, || "the data were being copied to scratch".to_owned())?;
+            check_stop(stop, || "the data was being copied to scratch".to_owned())?;
             let Some(case) = self.locked(waiting).pop_front() else {
                 return Ok(());
             };

@@ -32,7 +32,7 @@ pub(crate) fn common_postprocessing(bundles: &[Bundle]) -> BTreeMap<String, Vec<
 pub fn common_structures(bundles: &[Bundle]) -> Result<Vec<Structure>> {
     let first = bundles
         .first()
-        .ok_or_else(|| Error::usage("no model given; expected --model FOLDER"))?;
+        .ok_or_else(|| Error::usage("no model given; pass one with --model FOLDER"))?;
     let structures = first.structures()?;
     for other in &bundles[1..] {
         let found = other.structures()?;

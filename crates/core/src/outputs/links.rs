@@ -18,7 +18,7 @@ pub fn refuse_links_out(output: &Path, files: &[PathBuf]) -> Result<()> {
         None => Ok(()),
         Some(folder) => Err(Error::file(
             below.join(folder),
-            "is a link that leads out of the output folder; expected a folder or a free name: remove the link, or choose another -o",
+            "is a link to a path outside the output folder; expected a folder, or a path that does not exist: remove the link, or choose another -o",
         )),
     }
 }

@@ -41,7 +41,7 @@ pub fn plan_outputs(inputs: &[PathBuf], output: &Path) -> Result<(Vec<PredictCas
     if is_volume_name(output) && !output.is_dir() {
         let [input] = inputs else {
             return Err(Error::usage(format!(
-                "-o {}: is one file for {} volumes; expected a folder",
+                "-o {}: is a single file, but there are {} volumes; expected a folder",
                 output.display(),
                 inputs.len()
             )));

@@ -177,7 +177,7 @@ impl Checkpoint {
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let foreign = || {
             Error::invalid(
-                "cannot read the initial state from process 0; all processes must run the same ctseg version",
+                "cannot read the initial state from rank 0; all ranks must run the same ctseg version",
             )
         };
         let (length, rest) = bytes.split_first_chunk::<8>().ok_or_else(foreign)?;

@@ -84,7 +84,7 @@ fn poll<T>(folder: &Path, size: usize, mut check: impl FnMut() -> Result<Option<
         }
         if started.elapsed() > TIMEOUT {
             return Err(Error::invalid(format!(
-                "{}: only some of {size} processes joined within {} minutes; start them together, with access to this folder",
+                "{}: only some of {size} ranks joined within {} minutes; start all ranks together, with access to this folder",
                 folder.display(),
                 TIMEOUT.as_secs() / 60
             )));

@@ -97,7 +97,7 @@ pub fn worker_rank(variable: impl Fn(&str) -> Option<String>) -> Result<Option<W
             let text = variable(name).unwrap_or_else(|| "0".to_owned());
             text.trim().parse().map_err(|_| {
                 Error::usage(format!(
-                    "{name}={text}: expected a number, as set by a launcher; unset it to train with a single process"
+                    "{name}={text}: expected a number, as set by a launcher; unset it to train in a single process"
                 ))
             })
         };

@@ -46,7 +46,7 @@ impl Mpi {
             checked(ffi::MPI_Comm_rank(world, &raw mut rank), "get the rank")?;
             checked(
                 ffi::MPI_Comm_size(world, &raw mut size),
-                "get the number of processes",
+                "get the number of ranks",
             )?;
         }
         Ok(Self {

@@ -60,7 +60,7 @@ impl Watchdog {
                     return;
                 }
                 let hint = hint.lock().unwrap_or_else(PoisonError::into_inner);
-                report(&format!("{what}; process {own} cannot continue{hint}"));
+                report(&format!("{what}; rank {own} cannot continue{hint}"));
                 // Skips exit handlers: the main thread is inside a call that never returns.
                 // SAFETY: ends the process; files are written atomically.
                 unsafe { libc::_exit(RESUMABLE) };
@@ -87,5 +87,5 @@ fn first_dead_peer(own: usize, processes: &[Option<ProcessId>]) -> Option<String
     let mut peers = processes.iter().enumerate();
     let (rank, _) =
         peers.find(|(rank, process)| *rank != own && process.as_ref().is_some_and(gone))?;
-    Some(format!("process {rank} of {} has ended", processes.len()))
+    Some(format!("rank {rank} of {} has ended", processes.len()))
 }

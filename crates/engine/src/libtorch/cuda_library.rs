@@ -84,7 +84,7 @@ pub(super) fn use_gpu(gpu: usize) -> Result<()> {
         let opened = libraries.iter().find_map(|name| Library::new(name).ok());
         let library = opened.ok_or_else(|| {
             Error::unsupported(format!(
-                "cannot open any of {}; training on several GPUs needs a libtorch with CUDA",
+                "cannot open any of {}; multi-GPU training needs a libtorch with CUDA",
                 libraries.join(", ")
             ))
         })?;

@@ -93,7 +93,7 @@ impl Nccl {
     fn open_at(path: &str, device: Device) -> Result<Self> {
         let missing = |error: libloading::Error| {
             Error::unsupported(format!(
-                "{path}: cannot open NCCL ({error}), which training on several GPUs needs; install a libtorch with CUDA (scripts/setup-libtorch.sh), or set {LIBRARY} to its library"
+                "{path}: cannot open NCCL ({error}), which multi-GPU training needs; install a libtorch with CUDA (scripts/setup-libtorch.sh), or set {LIBRARY} to its library"
             ))
         };
         // SAFETY: NCCL runs no code of its own when opened; types are those of nccl.h.
@@ -121,7 +121,7 @@ impl Nccl {
     ) -> Result<NcclGroup> {
         let unique_id: [u8; UNIQUE_ID_BYTES] = unique_id.try_into().map_err(|_| {
             Error::invalid(format!(
-                "NCCL's unique id has {} bytes, expected {UNIQUE_ID_BYTES}; all processes must run the same ctseg version",
+                "NCCL's unique id has {} bytes, expected {UNIQUE_ID_BYTES}; all ranks must run the same ctseg version",
                 unique_id.len()
             ))
         })?;
@@ -130,7 +130,7 @@ impl Nccl {
         // SAFETY: the communicator is written to a local variable.
         let status =
             unsafe { (self.calls.init)(&raw mut comm, size as c_int, unique_id, rank as c_int) };
-        self.calls.checked(status, "join the other processes")?;
+        self.calls.checked(status, "join the other ranks")?;
         Ok(NcclGroup {
             calls: Arc::clone(&self.calls),
             comm: Mutex::new(Some(Communicator(comm))),
@@ -269,7 +269,7 @@ impl Collective for NcclGroup {
         let status = unsafe { (self.calls.async_error)(comm.as_ref()?.0, &raw mut state) };
         let fine = |status| status == SUCCESS || status == IN_PROGRESS;
         (!fine(status) || !fine(state))
-            .then(|| format!("NCCL lost another process ({})", self.calls.text(state)))
+            .then(|| format!("NCCL lost another rank ({})", self.calls.text(state)))
     }
 
     fn shutdown(&self) -> Result<()> {
@@ -294,7 +294,7 @@ fn start_join_timeout(rank: usize) -> Result<Arc<AtomicBool>> {
         std::thread::sleep(JOIN_TIMEOUT);
         if !flag.load(Ordering::Relaxed) {
             eprintln!(
-                "error: process {rank} waited {} minutes for the other processes to join NCCL; one of them has failed or cannot be reached",
+                "error: rank {rank} waited {} minutes for the other ranks to join NCCL; one of them has failed or cannot be reached",
                 JOIN_TIMEOUT.as_secs() / 60
             );
             // SAFETY: ends the process, which is doing nothing else.

@@ -52,7 +52,7 @@ impl TorchFile {
             Error::file(
                 path,
                 format!(
-                    "cannot read the checkpoint: {problem}; expected a torch.save file that holds only weights"
+                    "cannot read the checkpoint: {problem}; expected a torch.save file that contains only weights"
                 ),
             )
         };

@@ -126,9 +126,12 @@ fn probability_file(
     let there = KINDS.map(|kind| (kind.path(label_map), kind));
     let mut there = there.into_iter().filter(|(path, _)| path.is_file());
     let Some(sidecar) = sidecar else {
-        return there
-            .next()
-            .ok_or_else(|| Error::file(label_map, "its probabilities were removed while they were evaluated; run the evaluation again"));
+        return there.next().ok_or_else(|| {
+            Error::file(
+                label_map,
+                "its probabilities were removed during the evaluation; run it again",
+            )
+        });
     };
     let mut last = label_map.to_path_buf();
     for (path, kind) in there {

@@ -279,7 +279,7 @@ fn data_offset(raw: &RawHeader) -> std::result::Result<u64, String> {
         return Ok(offset as u64);
     }
     Err(format!(
-        "says that its voxels begin at byte {offset}; expected a whole number from {first}; the header \
+        "declares that its voxels begin at byte {offset}; expected a whole number from {first}; the header \
          is damaged"
     ))
 }

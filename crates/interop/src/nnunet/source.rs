@@ -149,7 +149,7 @@ pub(super) fn read_json(path: &Path) -> Result<Value> {
     if length > MAX_JSON_BYTES {
         return Err(Error::file(
             path,
-            format!("is {length} bytes long; expected an nnU-Net JSON file of some kilobytes"),
+            format!("is {length} bytes long; expected an nnU-Net JSON file of a few kilobytes"),
         ));
     }
     let text = read_text_at_most(path, MAX_JSON_BYTES).map_err(Error::io(path, "read"))?;

@@ -319,7 +319,7 @@ impl Worker {
             self.back_off.reset();
             self.shared.state().problem = None;
             let uri = &self.link.server.uri;
-            let line = format!("MLflow: {uri} answers again; pending events are uploaded");
+            let line = format!("MLflow: {uri} responds again; uploading pending events");
             self.shared.observer.info(&line);
         }
     }
@@ -331,7 +331,7 @@ impl Worker {
         drop(state);
         if first {
             self.shared.observer.warn(&format!(
-                "MLflow: {why}; the run continues, its events wait in the run folder"
+                "MLflow: {why}; the run continues and keeps its events in the run folder"
             ));
         }
     }

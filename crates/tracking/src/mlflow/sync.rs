@@ -126,7 +126,7 @@ fn send_all(delivery: &mut Delivery, run: &Path, observer: &dyn Observer) -> Res
             Err(Fault::Unavailable { wait, .. }) if back_off.tries() + 1 < MAX_TRIES => {
                 let wait = back_off.next(wait);
                 if back_off.tries() == 1 {
-                    observer.info("the MLflow server does not answer; retrying");
+                    observer.info("the MLflow server does not respond; retrying");
                 }
                 std::thread::sleep(wait.min(Duration::from_secs(60)));
             }

@@ -41,7 +41,7 @@ pub(super) fn change_epochs(
         Schedule::Plateau => {
             "the plateau schedule continues from the current learning rate".to_owned()
         }
-        _ => format!("the learning rate follows the schedule for {is} epochs from here on"),
+        _ => format!("the learning rate follows the schedule for {is} epochs from now on"),
     };
     let mut notes = vec![format!(
         "resuming to {is} epochs instead of {was}: {schedule}"

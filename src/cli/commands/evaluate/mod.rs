@@ -44,7 +44,7 @@ pub struct EvaluateArgs {
         value_delimiter = ','
     )]
     tolerances: Vec<Tolerance>,
-    /// Folder that a descriptor's paths are relative to
+    /// Base folder for relative paths in a descriptor
     #[arg(long, env = "CTSEG_DATA_ROOT")]
     data_root: Option<PathBuf>,
     #[command(flatten)]

@@ -49,7 +49,7 @@ pub struct FitArgs {
     /// Dataset folder or descriptor [default: generated phantoms]
     #[arg(long, env = "CTSEG_DATA")]
     pub(super) data: Option<PathBuf>,
-    /// Folder that a descriptor's paths are relative to
+    /// Base folder for relative paths in a descriptor
     #[arg(long, env = "CTSEG_DATA_ROOT")]
     pub(super) data_root: Option<PathBuf>,
     #[command(flatten)]
@@ -119,7 +119,7 @@ const NOT_WITH_RESUME: [(&str, &str); 10] = [
 pub struct FitCommand {
     #[command(flatten)]
     pub(crate) fit: FitArgs,
-    /// Train on N local GPUs, one process each; training.batch_size is the total of all GPUs. Not needed under mpirun,
+    /// Train on N local GPUs, one process each; training.batch_size is the total over all GPUs. Not needed under mpirun,
     /// srun or torchrun
     #[arg(long, env = GPUS, value_name = "N", conflicts_with = "alone")]
     gpus: Option<usize>,

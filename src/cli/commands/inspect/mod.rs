@@ -49,7 +49,7 @@ pub struct InspectArgs {
     /// A volume (.nii, .nii.gz, also with several channels or probabilities), a dataset folder or descriptor, a recipe
     /// (.toml or its name), a model folder, a run folder, or weights (.safetensors, PyTorch's .pth)
     what: PathBuf,
-    /// Folder that a descriptor's paths are relative to
+    /// Base folder for relative paths in a descriptor
     #[arg(long, env = "CTSEG_DATA_ROOT")]
     data_root: Option<PathBuf>,
     /// For a dataset: read all cases and show spacings, extents, intensities and structure volumes

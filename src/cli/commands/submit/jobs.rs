@@ -88,7 +88,7 @@ impl PredictJob {
         refused(
             predict.shard.is_some(),
             "--shard",
-            "each task takes its own share; set their number with --tasks",
+            "each task processes its own shard; set their number with --tasks",
         )?;
         let arguments = line.arguments("predict", &["claim"]);
         let sharing = match &predict.claim {
@@ -160,7 +160,7 @@ impl FitFoldsJob {
         refused(
             fit.fold.is_some(),
             "--fold",
-            "each task trains its own fold; use 'fit' for a single one",
+            "each task trains its own fold; use 'submit slurm fit' for a single fold",
         )?;
         let gpus = self.job.gpus_per_training(fit.alone, settings)?;
         let runs = fit.runs.clone().or_else(|| settings.config.runs.clone());

@@ -43,7 +43,7 @@ impl JobArgs {
             let option = option.map(|rest| rest.split_once('=').unwrap_or((rest, "")));
             let (name, value) = option.filter(|(name, _)| is_name(name)).ok_or_else(|| {
                 Error::usage(format!(
-                    "--sbatch-arg {text:?} is not a long option; expected something like --sbatch-arg=--constraint=avx512"
+                    "--sbatch-arg {text:?} is not a long option; expected one such as --sbatch-arg=--constraint=avx512"
                 ))
             })?;
             options.retain(|(own, _)| own != name);
@@ -82,7 +82,7 @@ impl JobArgs {
         match settings.device {
             DeviceChoice::Auto | DeviceChoice::LibTorchCuda(_) => Ok(Some(count.to_string())),
             device => Err(Error::usage(format!(
-                "--gpus {requested}: the device is {device}; train on several GPUs with --device libtorch:cuda"
+                "--gpus {requested}: the device is {device}; use --device libtorch:cuda for multi-GPU training"
             ))),
         }
     }

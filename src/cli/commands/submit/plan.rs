@@ -19,7 +19,7 @@ pub(super) struct TaskArgs {
 }
 
 impl TaskArgs {
-    /// The number of shares, however many tasks are submitted; `None` if volumes are claimed.
+    /// The number of shards, however many tasks are submitted; `None` if volumes are claimed.
     pub(crate) fn shares(&self, claim: &Option<PathBuf>) -> Option<String> {
         claim.is_none().then(|| self.tasks.to_string())
     }

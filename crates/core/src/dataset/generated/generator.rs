@@ -41,7 +41,7 @@ impl GeneratedSet<'_> {
             return Err(Error::file(
                 folder,
                 format!(
-                    "holds other data than these {}; choose another folder, or remove it to generate them again",
+                    "holds other data than the requested {}; choose another folder, or remove it to generate them again",
                     self.what
                 ),
             ));

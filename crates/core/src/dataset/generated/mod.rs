@@ -26,7 +26,7 @@ pub fn data_for(recipe: &Recipe, observer: &dyn Observer) -> Result<PathBuf> {
         GeneratedData::Slices => ("slices", Path::new("phantom-slices")),
     };
     observer.info(&format!(
-        "no dataset named (--data, CTSEG_DATA or 'data' in ctseg.toml): training on generated {what} in {}/",
+        "no dataset given (--data, CTSEG_DATA or 'data' in ctseg.toml): training on generated {what} in {}/",
         folder.display()
     ));
     match recipe.generated_data {

@@ -186,7 +186,7 @@ fn errors_name_their_position() {
     assert!(
         refused("[\"c1\"]", "[\"c01\"]").contains("case 'c01', which is not among the 2 cases")
     );
-    assert!(refused("images/*", "images/x").contains("no place for the case id"));
+    assert!(refused("images/*", "images/x").contains("no placeholder for the case id"));
     assert!(refused("images = \"images/*.nii.gz\"", "").contains("names no cases"));
     assert!(
         refused("[structures]", "[cases.x]\nimage = \"i\"\n[structures]")

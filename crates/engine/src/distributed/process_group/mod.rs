@@ -39,7 +39,7 @@ impl Default for ProcessGroup {
 
 impl fmt::Debug for ProcessGroup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "process {} of {}", self.rank, self.size)
+        write!(f, "rank {} of {}", self.rank, self.size)
     }
 }
 
@@ -174,14 +174,14 @@ impl ProcessGroup {
         match own {
             Err(error) => Err(error),
             Ok(_) if failed => Err(Error::invalid(format!(
-                "another of the {} training processes failed; see its own error message",
+                "another of the {} ranks failed; see its own error message",
                 self.size
             ))),
             Ok(_) if stopped => Err(Error::Interrupted(
-                "another training process was asked to stop".to_owned(),
+                "another rank was asked to stop".to_owned(),
             )),
             Ok(_) if diverged => Err(Error::invalid(format!(
-                "the {} training processes found different amounts of data; all must read the same files with the same ctseg version",
+                "the {} ranks found different amounts of data; all ranks must read the same files with the same ctseg version",
                 self.size
             ))),
             Ok(value) => Ok(value),
@@ -255,7 +255,7 @@ impl ProcessGroup {
         let own = match first == settings.as_bytes() {
             true => Ok(()),
             false => Err(Error::usage(format!(
-                "process {} of {} was started with different arguments, data or precision than process 0; use the same for all, or --alone to train each by itself",
+                "rank {} of {} was started with different arguments, data or precision than rank 0; use the same for all ranks, or --alone to train each independently",
                 self.rank, self.size
             ))),
         };
