@@ -3,6 +3,7 @@
 //! NVIDIA GPUs (`libtorch`).
 
 pub(crate) mod collective;
+mod sharing;
 
 pub use collective::{Collective, GpuBackend, GpuValues};
 
