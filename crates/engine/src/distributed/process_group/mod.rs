@@ -108,6 +108,11 @@ impl ProcessGroup {
         self.rank == 0
     }
 
+    /// `seed` with this rank added, so that each rank draws its own random numbers.
+    pub fn seed_of_rank(&self, seed: u64) -> u64 {
+        seed.wrapping_add((self.rank as u64) << 56)
+    }
+
     /// This rank's range of `count` items; the ranges of all ranks cover them without overlap.
     pub fn shard(&self, count: usize) -> Range<usize> {
         count * self.rank / self.size..count * (self.rank + 1) / self.size
