@@ -26,7 +26,8 @@ pub struct CheckedData<'a> {
 /// The dataset has changed since `existing` was started; too few patients.
 pub fn run_data(
     data: &CheckedData,
-    (folds, seed): (usize, u64),
+    folds: usize,
+    seed: u64,
     existing: Option<&Path>,
     observer: &dyn Observer,
 ) -> Result<RunData> {
@@ -47,7 +48,7 @@ pub fn run_data(
     let Some(existing) = existing else {
         let grouped = dataset.with_duplicates_grouped(content);
         let mut data = new(&grouped)?;
-        if let Some(stratified) = stratified_folds(&grouped, &data, (folds, seed))? {
+        if let Some(stratified) = stratified_folds(&grouped, &data, folds, seed)? {
             observer.info(
                 "folds: patients with structures are spread over the folds, because one fold would have had only empty label maps to train on",
             );
@@ -71,7 +72,8 @@ pub fn run_data(
 fn stratified_folds(
     dataset: &Dataset,
     data: &RunData,
-    (folds, seed): (usize, u64),
+    folds: usize,
+    seed: u64,
 ) -> Result<Option<Vec<NamedSplit>>> {
     let cases = &data.content.cases;
     let can_learn = |splits: &[NamedSplit]| {

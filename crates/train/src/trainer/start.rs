@@ -54,9 +54,9 @@ fn resumed(job: &TrainingJob, observer: &dyn Observer) -> Result<Option<Training
 fn initialised(job: &TrainingJob, observer: &dyn Observer) -> Result<TrainingState> {
     let training = &job.source.recipe.training;
     let random = random_network(job)?;
-    let network = match &job.pretrained {
-        Some((pretrained, index)) => {
-            let initialised = pretrained.initialise(*index, network_tensors(&random)?)?;
+    let network = match job.pretrained {
+        Some(pretrained) => {
+            let initialised = pretrained.initialise(job.index, network_tensors(&random)?)?;
             initialised.refuse_frozen_random(training.freeze_encoder_levels)?;
             observer.info(&format!("{}: {}", job.name, initialised.described()));
             with_tensors(random, &initialised.weights, &job.compute.device)?
