@@ -96,6 +96,29 @@ impl Progress {
         }
     }
 
+    /// Records one more batch of `slices` slices or patches; `loss` is none if its step was skipped.
+    pub fn record_step(&mut self, loss: Option<f64>, slices: u64) {
+        let within = self.within.get_or_insert_default();
+        within.batches += 1;
+        within.slices += slices;
+        match loss {
+            Some(loss) => {
+                within.loss_sum += loss;
+                within.steps_taken += 1;
+                self.bad_steps = 0;
+            }
+            None => self.bad_steps += 1,
+        }
+    }
+
+    /// Mean loss of the steps of the current epoch; NaN if no step was taken.
+    pub fn mean_loss(&self) -> f64 {
+        let within = self.within.as_ref();
+        within.map_or(f64::NAN, |within| {
+            within.loss_sum / f64::from(within.steps_taken)
+        })
+    }
+
     /// Records one more epoch; returns true if it is the best so far. While validation Dice is undefined, the last
     /// epoch is the best, and neither the plateau schedule nor early stopping applies.
     pub fn record_epoch(

@@ -164,7 +164,7 @@ impl BurnLearner {
 
 impl Learner for BurnLearner {
     fn step(&mut self, batch: &Batch, rate: f64, seed: u64) -> Result<StepReport> {
-        self.device.seed(seed);
+        self.device.seed(self.setup.group.seed_of_rank(seed));
         let input = Tensor::<5>::from_data(
             TensorData::new(batch.input.clone(), batch.input_shape),
             &self.device,

@@ -56,7 +56,8 @@ impl StepReport {
 /// A network in training, see the module's documentation. Created by
 /// [`Compute::learner`](super::device::Compute::learner).
 pub trait Learner {
-    /// Takes one step at learning rate `rate` on the loss of `batch`. `seed` determines dropout.
+    /// Takes one step at learning rate `rate` on the loss of `batch`. `seed` determines dropout, together
+    /// with the rank.
     fn step(&mut self, batch: &Batch, rate: f64, seed: u64) -> Result<StepReport>;
 
     /// The network for inference: with averaged weights if an average is kept, otherwise with the current weights.

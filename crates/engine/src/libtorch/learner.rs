@@ -256,6 +256,7 @@ impl Learner for TorchLearner {
     /// Splits a batch that does not fit into memory, and all following ones.
     fn step(&mut self, batch: &Batch, rate: f64, seed: u64) -> Result<StepReport> {
         let size = batch.input_shape[0];
+        let seed = self.setup.group.seed_of_rank(seed);
         let statistics = self.statistics_now()?;
         let mut note = None;
         loop {

@@ -41,13 +41,21 @@ pub(super) fn held_out_roi_quality(job: &FitJob, observer: &dyn Observer) -> Res
     RoiQuality::measured(&results, &job.dataset, job.stop)
 }
 
+/// The results on the held-out cases.
+pub(super) struct HeldOut {
+    /// Predictions, unless the recipe disables them.
+    pub out_of_fold: Option<OutOfFold>,
+    /// Chosen on them.
+    pub postprocessing: Option<Postprocessing>,
+}
+
 /// Predicts the held-out cases on their own grids, each with the network that was not trained on it. For a stage that
 /// produces the final label maps, also chooses the post-processing on them and writes it into the model.
 pub(super) fn out_of_fold_and_postprocessing(
     reporter: &FitReporter,
     stage_one: &BTreeMap<usize, StageOneResult>,
     started: Instant,
-) -> Result<(Option<OutOfFold>, Option<Postprocessing>)> {
+) -> Result<HeldOut> {
     let FitReporter {
         job, run, observer, ..
     } = *reporter;
@@ -69,7 +77,10 @@ pub(super) fn out_of_fold_and_postprocessing(
         predicted = Some(predict_out_of_fold(&out_of_fold, observer)?);
     }
     if recipe.stage == 1 {
-        return Ok((predicted, None));
+        return Ok(HeldOut {
+            out_of_fold: predicted,
+            postprocessing: None,
+        });
     }
     let chosen = match predicted.as_ref().filter(|predicted| predicted.complete) {
         Some(predicted) => {
@@ -89,7 +100,10 @@ pub(super) fn out_of_fold_and_postprocessing(
         None => Postprocessing::by_hand(recipe),
     };
     bundle.set_postprocessing(chosen.clone())?;
-    Ok((predicted, chosen))
+    Ok(HeldOut {
+        out_of_fold: predicted,
+        postprocessing: chosen,
+    })
 }
 
 /// Draws the best and worst held-out case, if there are predictions.

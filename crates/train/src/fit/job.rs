@@ -76,7 +76,7 @@ pub struct TrialRun<'a> {
 pub struct FitSummary {
     pub run: PathBuf,
     pub model: PathBuf,
-    pub folds: Vec<(usize, Progress)>,
+    pub folds: Vec<FoldSummary>,
     /// For stage 1: the quality of its regions on held-out cases.
     pub roi: Option<RoiQuality>,
     /// Predictions of the held-out cases; none if disabled.
@@ -88,14 +88,37 @@ pub struct FitSummary {
     pub seconds: f64,
 }
 
+impl FitSummary {
+    /// The folds alone.
+    pub(super) fn new(run: PathBuf, model: &Path, folds: Vec<FoldSummary>) -> Self {
+        Self {
+            run,
+            model: model.to_path_buf(),
+            folds,
+            roi: None,
+            out_of_fold: None,
+            postprocessing: None,
+            diagnoses: Vec::new(),
+            seconds: 0.0,
+        }
+    }
+}
+
+/// A trained fold.
+#[derive(Debug, Clone)]
+pub struct FoldSummary {
+    pub fold: usize,
+    pub progress: Progress,
+}
+
 /// Stage 1's results on the training cases, by whether they include its probabilities (prior).
 pub type StageOneCache = Mutex<BTreeMap<bool, StageOneOutcome>>;
 
-/// What a stage 1 found.
-#[derive(Debug, Clone, Default)]
+/// Stage 1's results on the training cases; none for stages that work on whole volumes.
+#[derive(Clone, Default)]
 pub struct StageOneOutcome {
-    /// By case.
+    /// By case index.
     pub(super) results: BTreeMap<usize, StageOneResult>,
-    /// The checksum of the stage 1.
+    /// Checksum of the stage 1.
     pub(super) sha256: Option<String>,
 }

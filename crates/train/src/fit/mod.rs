@@ -1,31 +1,32 @@
 //! Trains one stage: check and split the data, run stage 1 if needed, train the folds, publish the model.
 
-mod case_source;
 mod data;
 mod extend;
 mod folds;
 mod held_out;
 mod job;
-mod manifests;
 mod preflight;
 mod tracking;
 mod worker_ranks;
 
 pub use data::{CheckedData, run_data};
-pub use job::StageOneCache;
-pub use job::{FitJob, FitSummary, TrialRun};
+pub use job::{FitJob, FitSummary, FoldSummary, StageOneCache, TrialRun};
 pub use preflight::{check_dataset, check_stage_one};
 pub use worker_ranks::WorkerObserver;
 
 use std::path::PathBuf;
 use std::time::Instant;
 
+use serde::{Deserialize, Serialize};
+
 use crate::diagnosis;
 use ctseg_base::progress::{Logged, Observer};
 use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
-use ctseg_core::dataset::PredefinedSplits;
+use ctseg_core::dataset::content::DatasetContent;
+use ctseg_core::dataset::{NamedSplit, PredefinedSplits};
 use ctseg_core::model::bundle::{Bundle, TrainedStage};
+use ctseg_core::model::manifest::StageManifest;
 use ctseg_core::model::pretrained::PretrainedWeights;
 use ctseg_core::run::folder::RunSettings;
 use ctseg_core::run::state_file;
@@ -33,13 +34,21 @@ use ctseg_core::run::state_file::StateWriter;
 use ctseg_core::run::tracker::{Outcome, Tracker, Trackers};
 use ctseg_engine::precision::Precision;
 
-use case_source::agreed_source;
-use folds::train_folds;
+use folds::{FoldTrainer, TrainingCases};
 use held_out::{draw_best_and_worst, held_out_roi_quality, out_of_fold_and_postprocessing};
-use manifests::stage_manifest;
-use preflight::{PreparedRun, load_pretrained, prepare_run, shared_settings};
+use preflight::{PreparedRun, prepare_run, shared_settings};
 use tracking::FitReporter;
 use worker_ranks::{SharedRun, train_as_worker};
+
+/// A run as all ranks know it.
+#[derive(Serialize, Deserialize)]
+struct SharedRun {
+    path: String,
+    folds: Vec<NamedSplit>,
+    /// On rank 0 only.
+    #[serde(skip)]
+    prepared: Option<PreparedRun>,
+}
 
 /// Trains the stage and publishes it into the model. With several processes all ranks train, and rank 0 does the rest.
 /// If the run is killed, finished folds are in its checkpoints, and a resumed run takes them from there.
@@ -66,35 +75,30 @@ pub fn fit(job: &FitJob, observer: &dyn Observer) -> Result<FitSummary> {
         ));
     }
     job.group.check_same_settings(&shared_settings(job)?)?;
-    let prepared = job
-        .group
-        .is_rank_zero()
-        .then(|| prepare_run(job, observer))
-        .transpose();
-    let prepared = job.group.all_ok(prepared)?;
-    let shared = broadcast_run(job, prepared.as_ref())?;
-    job.group.set_recovery_hint(&format!(
-        "resume with 'ctseg fit --resume {}'",
-        shared.path.display()
-    ));
-    match prepared {
-        Some(prepared) => fit_on_rank_zero(job, prepared, observer, started),
-        None => train_as_worker(job, shared, observer, started),
-    }
-}
-
-fn broadcast_run(job: &FitJob, prepared: Option<&PreparedRun>) -> Result<SharedRun> {
     let internal = |error| Error::internal(format!("broadcast of the run: {error}"));
-    let message = prepared.map(|prepared| {
-        let path = prepared.run.path().to_string_lossy();
-        serde_json::to_vec(&(path, &prepared.data.splits.folds)).map_err(internal)
-    });
-    let bytes = job.group.all_ok(message.transpose())?;
-    let bytes = job.group.broadcast(bytes.unwrap_or_default())?;
-    let (path, folds): (PathBuf, _) = serde_json::from_slice(&bytes).map_err(internal)?;
-    let file = path.clone();
-    let splits = PredefinedSplits { file, folds };
-    Ok(SharedRun { path, splits })
+    let run = job.group.from_rank_zero(
+        || {
+            let prepared = prepare_run(job, observer)?;
+            Ok(SharedRun {
+                path: prepared.run.path().display().to_string(),
+                folds: prepared.data.splits.folds.clone(),
+                prepared: Some(prepared),
+            })
+        },
+        |run| serde_json::to_vec(run).map_err(internal),
+        |bytes| serde_json::from_slice(bytes).map_err(internal),
+    )?;
+    job.group
+        .set_recovery_hint(&format!("resume with 'ctseg fit --resume {}'", run.path));
+    let Some(prepared) = run.prepared else {
+        let path = PathBuf::from(run.path);
+        let splits = PredefinedSplits {
+            file: path.clone(),
+            folds: run.folds,
+        };
+        return worker_ranks::train_as_worker(job, path, &splits, observer, started);
+    };
+    fit_on_rank_zero(job, prepared, observer, started)
 }
 
 /// The fit on rank 0, or with a single process.
@@ -109,11 +113,10 @@ fn fit_on_rank_zero(
         original,
         data,
         notes,
+        log,
+        pretrained,
     } = prepared;
     let recipe = &job.recipe;
-    let opened = load_pretrained(job, &original.from)
-        .and_then(|pretrained| Ok((pretrained, run.log_file()?)));
-    let (pretrained, log) = job.group.all_ok(opened)?;
     let logged = Logged::new(observer, log);
     let state = run.path().join(state_file::FILE);
     let state = StateWriter::start(&state, "fit", job.max_time, &logged)?;
@@ -179,32 +182,51 @@ fn train_and_publish(
         job, run, observer, ..
     } = *reporter;
     let recipe = &job.recipe;
-    let source = agreed_source(job, reporter.run_started(), observer)?;
+    let cases = TrainingCases::find(job, reporter.run_started(), observer)?;
+    let source = &cases.source;
     let mut stage = TrainedStage {
-        manifest: stage_manifest(job, &reporter.data.content, source.stage1_sha256),
+        manifest: stage_manifest(job, &reporter.data.content, cases.stage1_sha256),
         weights: Vec::new(),
     };
-    let done = train_folds(reporter, &source.cases, pretrained, &mut stage, started)?;
-    job.group.mark_finished();
-    job.group.shutdown()?;
-    let summary = |roi| {
-        Ok(FitSummary {
-            diagnoses: diagnosis::of_run(run.path(), recipe)?,
-            run: run.path().to_path_buf(),
-            model: job.model.clone(),
-            folds: done,
-            roi,
-            out_of_fold: None,
-            postprocessing: None,
-            seconds: started.elapsed().as_secs_f64(),
-        })
+    let trainer = FoldTrainer {
+        job,
+        source,
+        splits: &reporter.data.splits,
+        pretrained: pretrained.as_ref(),
+        observer,
+        reporter: Some(reporter),
+        started,
     };
-    if let Some(cache) = source.cases.disk_cache() {
+    let mut folds = Vec::new();
+    for trained in trainer.train_folds()? {
+        folds.push(trained.summary);
+        stage.manifest.folds.push(trained.manifest);
+        stage.weights.push(trained.weights);
+    }
+    if let Some(cache) = source.disk_cache() {
         cache.report();
     }
-    if job.trial.is_some() {
-        return summary(None);
+    let mut summary = FitSummary::new(run.path().to_path_buf(), &job.model, folds);
+    if job.trial.is_none() {
+        publish(job, stage, observer)?;
+        if recipe.stage == 1 {
+            summary.roi = Some(held_out_roi_quality(job, observer)?);
+        }
+        let held_out = out_of_fold_and_postprocessing(reporter, &source.stage_one, started)?;
+        summary.out_of_fold = held_out.out_of_fold;
+        summary.postprocessing = held_out.postprocessing;
     }
+    summary.diagnoses = diagnosis::of_run(run.path(), recipe)?;
+    summary.seconds = started.elapsed().as_secs_f64();
+    if job.trial.is_none() {
+        draw_best_and_worst(reporter, &summary);
+        reporter.published(&summary);
+    }
+    Ok(summary)
+}
+
+/// Writes the stage into the model and warns of what it replaced.
+fn publish(job: &FitJob, stage: TrainedStage, observer: &dyn Observer) -> Result<()> {
     let replaced = Bundle::publish(&job.model, &job.dataset.structures, stage)?;
     if replaced.stage2 {
         observer.warn("the model's stage 2 was trained on the old stage 1 and was removed; train it again with 'ctseg fit --stage 2'");
@@ -212,21 +234,28 @@ fn train_and_publish(
     if !replaced.folds.is_empty() {
         observer.warn(&format!(
             "the model's stage {} had folds of another recipe, seed, dataset or version, which were removed: {:?}; to restore them, resume their run with 'ctseg fit --resume RUN'",
-            recipe.stage, replaced.folds
+            job.recipe.stage, replaced.folds
         ));
     }
-    let roi = match recipe.stage {
-        1 => Some(held_out_roi_quality(job, observer)?),
-        _ => None,
-    };
-    let (out_of_fold, postprocessing) =
-        out_of_fold_and_postprocessing(reporter, &source.cases.stage_one, started)?;
-    let summary = FitSummary {
-        out_of_fold,
-        postprocessing,
-        ..summary(roi)?
-    };
-    draw_best_and_worst(reporter, &summary);
-    reporter.published(&summary);
-    Ok(summary)
+    Ok(())
+}
+
+fn stage_manifest(
+    job: &FitJob,
+    content: &DatasetContent,
+    stage1_sha256: Option<String>,
+) -> StageManifest {
+    StageManifest {
+        dataset: job.dataset.name.clone(),
+        data_fingerprint: content.sha256(),
+        seed: job.seed,
+        engine: job.compute.to_string(),
+        stage1_sha256,
+        channel: (!job.dataset.is_ct())
+            .then(|| job.dataset.channel.clone())
+            .flatten(),
+        folds: Vec::new(),
+        image_sha256: content.images(),
+        recipe: job.recipe.clone(),
+    }
 }

@@ -1,7 +1,8 @@
 //! Checks before a run starts, and the run's folder.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use super::data::{CheckedData, check_labels, run_data};
@@ -51,8 +52,30 @@ pub(super) struct PreparedRun {
     /// The settings that the run was started with.
     pub original: RunSettings,
     pub data: RunData,
-    /// Reported once the run's log is open.
+    /// Reported in the log.
     pub notes: Vec<String>,
+    pub log: File,
+    /// Weights to initialise from.
+    pub pretrained: Option<PretrainedWeights>,
+}
+
+impl PreparedRun {
+    fn open(
+        job: &FitJob,
+        run: RunFolder,
+        original: RunSettings,
+        data: RunData,
+        notes: Vec<String>,
+    ) -> Result<Self> {
+        Ok(Self {
+            pretrained: load_pretrained(job, original.from.as_deref())?,
+            log: run.log_file()?,
+            run,
+            original,
+            data,
+            notes,
+        })
+    }
 }
 
 /// Checks recipe, data and model, and opens the run.
@@ -85,8 +108,8 @@ pub(super) fn prepare_run(job: &FitJob, observer: &dyn Observer) -> Result<Prepa
                 content: &content,
                 path: &job.dataset_path,
             };
-            let existing = job.resume.as_deref();
-            run_data(&data, recipe.folds, job.seed, existing, observer)?
+            let resumed = job.resume.as_deref();
+            run_data(&data, recipe.folds, job.seed, resumed, observer)?
         }
     };
     for fold in recipe.trained_folds() {
@@ -137,7 +160,7 @@ pub fn check_stage_one(
 
 /// Checks that the pretrained weights exist and fit.
 fn check_pretrained(job: &FitJob) -> Result<()> {
-    let Some(pretrained) = load_pretrained(job, &job.from)? else {
+    let Some(pretrained) = load_pretrained(job, job.from.as_deref())? else {
         return Ok(());
     };
     let recipe = &job.recipe;
@@ -155,12 +178,8 @@ fn check_pretrained(job: &FitJob) -> Result<()> {
 }
 
 /// The weights of the model at `from`, if one is given.
-pub(super) fn load_pretrained(
-    job: &FitJob,
-    from: &Option<PathBuf>,
-) -> Result<Option<PretrainedWeights>> {
-    from.as_deref()
-        .map(|path| PretrainedWeights::load(path, job.recipe.stage, &job.dataset.structures))
+fn load_pretrained(job: &FitJob, from: Option<&Path>) -> Result<Option<PretrainedWeights>> {
+    from.map(|path| PretrainedWeights::load(path, job.recipe.stage, &job.dataset.structures))
         .transpose()
 }
 
@@ -196,12 +215,7 @@ fn open_run(
         Some(trial) => RunFolder::create_at(trial.folder, &job.recipe, &settings, &data)?,
         None => RunFolder::create(&job.runs, &job.recipe, &settings, &data)?,
     };
-    Ok(PreparedRun {
-        run,
-        original: settings,
-        data,
-        notes: Vec::new(),
-    })
+    PreparedRun::open(job, run, settings, data, Vec::new())
 }
 
 /// Reopens the run at `path`, with the dataset location in `now` and the number of epochs in the job's recipe.
@@ -244,12 +258,7 @@ fn reopen_run(
     if RunData::read(path)?.is_none() {
         data.write(path)?;
     }
-    Ok(PreparedRun {
-        run,
-        original,
-        data,
-        notes,
-    })
+    PreparedRun::open(job, run, original, data, notes)
 }
 
 /// The content of the dataset, with every voxel read. Reports all problems, and fails if there are any or when stopped.

@@ -1,9 +1,11 @@
 //! Reports a fit to trackers, apart from its epochs and steps.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
+use sha2::{Digest, Sha256};
+
 use super::job::{FitJob, FitSummary};
-use super::manifests::held_out;
 use crate::diagnosis;
 use ctseg_base::Result;
 use ctseg_base::atomic_file::write_bytes_atomically;
@@ -113,11 +115,22 @@ impl FitReporter<'_> {
             })
         };
         let all = job.dataset.training_cases().len();
-        let held_out = held_out(&job.recipe, self.data);
         let digest = self.data.content.sha256();
         self.tracker.log_event(&used("training", digest, all))?;
+        // Digest of the data fingerprint and of the held-out cases of each trained fold.
+        let mut hasher = Sha256::new();
+        hasher.update(self.data.content.sha256());
+        let mut cases = BTreeSet::new();
+        for fold in job.recipe.trained_folds() {
+            let split = self.data.splits.folds.get(fold);
+            for case in split.iter().flat_map(|split| &split.validation) {
+                hasher.update(format!("{fold}\0{case}\0"));
+                cases.insert(case);
+            }
+        }
+        let digest = format!("{:x}", hasher.finalize());
         self.tracker
-            .log_event(&used("validation", held_out.sha256, held_out.cases))
+            .log_event(&used("validation", digest, cases.len()))
     }
 
     /// Writes the table of the network's layers.

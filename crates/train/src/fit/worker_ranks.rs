@@ -3,63 +3,40 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use super::case_source::agreed_source;
-use super::folds::{deadline, training_job};
+use super::folds::{FoldTrainer, TrainingCases};
 use super::job::{FitJob, FitSummary};
-use crate::trainer::job::TrainingJob;
-use crate::trainer::train;
 use ctseg_base::Result;
-use ctseg_base::cancel::catch_panic;
 use ctseg_base::progress::{Observer, Task};
 use ctseg_core::dataset::PredefinedSplits;
-use ctseg_core::run::checkpoint::CheckpointFolder;
-use ctseg_core::run::tracker::{EpochRecord, Tracker};
 use ctseg_engine::distributed::process_group::ProcessGroup;
 
-/// The run's folder and folds, as rank 0 broadcasts them.
-pub(super) struct SharedRun {
-    pub path: PathBuf,
-    pub splits: PredefinedSplits,
-}
-
-/// Trains all folds of `run` together with the other ranks.
+/// Trains all folds of the run in the folder `run` together with the other ranks.
 ///
 /// # Errors
 /// As [`super::fit`].
 pub(super) fn train_as_worker(
     job: &FitJob,
-    run: SharedRun,
+    run: PathBuf,
+    splits: &PredefinedSplits,
     observer: &dyn Observer,
     started: Instant,
 ) -> Result<FitSummary> {
     let observer = &WorkerObserver::of(&job.group, observer);
-    job.group.all_ok(Ok(()))?; // rank 0 opens the run
-    let source = agreed_source(job, Ok(()), observer)?.cases;
-    let mut folds = Vec::new();
-    for (index, fold) in job.recipe.trained_folds().iter().enumerate() {
-        let deadline = deadline(job, index, started);
-        let split = job.dataset.predefined_split(&run.splits, *fold)?;
-        let unused = CheckpointFolder::new(&run.path);
-        let training = TrainingJob {
-            deadline,
-            ..training_job(job, &source, *fold, &split, unused)
-        };
-        job.group.all_ok(Ok(()))?; // rank 0 checks the run's folder
-        let trained = catch_panic(|| train(&training, observer, &NoTracker))?;
-        folds.push((*fold, trained.progress));
-    }
-    job.group.mark_finished();
-    job.group.shutdown()?;
-    Ok(FitSummary {
-        run: run.path,
-        model: job.model.clone(),
-        folds,
-        roi: None,
-        out_of_fold: None,
-        postprocessing: None,
-        diagnoses: Vec::new(),
-        seconds: started.elapsed().as_secs_f64(),
-    })
+    let cases = TrainingCases::find(job, Ok(()), observer)?;
+    let trainer = FoldTrainer {
+        job,
+        source: &cases.source,
+        splits,
+        pretrained: None,
+        observer,
+        reporter: None,
+        started,
+    };
+    let trained = trainer.train_folds()?.into_iter();
+    let folds = trained.map(|trained| trained.summary).collect();
+    let mut summary = FitSummary::new(run, &job.model, folds);
+    summary.seconds = started.elapsed().as_secs_f64();
+    Ok(summary)
 }
 
 /// Passes on only warnings, with the rank; rank 0 reports everything else.
@@ -86,13 +63,5 @@ impl Observer for WorkerObserver<'_> {
 
     fn task(&self, _: &str, _: u64, _: &'static str) -> Box<dyn Task> {
         Box::new(ctseg_base::progress::Silent)
-    }
-}
-
-struct NoTracker;
-
-impl Tracker for NoTracker {
-    fn log_epoch(&self, _: &EpochRecord) -> Result<()> {
-        Ok(())
     }
 }

@@ -67,8 +67,8 @@ fn sweep_data(job: &SweepJob, observer: &dyn Observer) -> Result<RunData> {
         content: &job.content,
         path: &settings.dataset,
     };
-    let (folds, seed) = (settings.recipe.folds, settings.seed);
     let existing = is_started.then_some(job.folder.as_path());
+    let (folds, seed) = (settings.recipe.folds, settings.seed);
     let found = run_data(&checked, folds, seed, existing, observer)?;
     if RunData::read(&job.folder)?.is_none() {
         found.write(&job.folder)?;

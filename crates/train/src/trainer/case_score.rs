@@ -1,20 +1,38 @@
-//! Scores one case from its logits on the network's grid: overlaps and the recipe's loss, computed on the CPU.
+//! Scores one case from its logits on the network's grid: overlaps and the recipe's loss.
 
-use ndarray::{Array3, ArrayView2, ArrayView3, ArrayView4, Axis, Zip};
+use ndarray::{Array3, Array5, ArrayView2, ArrayView3, ArrayView4, Axis, Zip, s};
 use rayon::prelude::*;
 
-use super::case_loss::{ScoringContext, case_loss};
-use ctseg_base::Result;
+use crate::data::distance_maps::add_distances;
+use crate::data::patches::write_targets;
+use ctseg_core::recipe::Recipe;
+use ctseg_engine::batch::Batch;
+use ctseg_engine::device::Device;
 use ctseg_engine::losses::{Loss, LossConfig, Outputs};
 use ctseg_image::metrics::overlap::Overlap;
 
+/// Maximum number of logits per batch: losses hold several copies of them.
+const MAX_LOGITS: usize = 8 << 20;
+
+/// Everything needed to score a case.
+pub(super) struct ScoringContext<'a> {
+    pub recipe: &'a Recipe,
+    pub loss: &'a Loss,
+    /// The label values of each output map.
+    pub maps: &'a [Vec<u16>],
+    /// The ignore label; its voxels do not count.
+    pub ignore: Option<u16>,
+    /// Device of losses that are not sums over voxels.
+    pub device: &'a Device,
+}
+
 /// The scores of one case.
 #[derive(Debug, Clone, PartialEq)]
-pub struct CaseScore {
+pub(super) struct CaseScore {
     /// For each output map, without true negatives.
     pub overlaps: Vec<Overlap>,
     /// The training loss. For cross-entropy and Dice of independent structures the whole case is one batch, summed in
-    /// f64; for other losses see `case_loss`.
+    /// f64; for other losses see [`loss_in_batches`].
     pub loss: f64,
 }
 
@@ -25,11 +43,11 @@ pub struct CaseScore {
 ///
 /// # Shapes
 /// - `logits`: (map, z, y, x); `labels`: (z, y, x)
-pub fn case_score(
+pub(super) fn case_score(
     context: &ScoringContext,
     logits: ArrayView4<f32>,
     labels: ArrayView3<u16>,
-) -> Result<CaseScore> {
+) -> CaseScore {
     let largest = match context.loss.outputs {
         Outputs::Independent => None,
         Outputs::Exclusive => Some(largest_above_background(logits)),
@@ -43,20 +61,18 @@ pub fn case_score(
                 .map(|z| {
                     let (map, labels) = (map.index_axis(Axis(0), z), labels.index_axis(Axis(0), z));
                     let largest = largest.as_ref().map(|all| all.index_axis(Axis(0), z));
-                    Sums::of(map, labels, largest, (values, context.ignore))
+                    Sums::of(map, labels, largest, values, context.ignore)
                 })
                 .collect();
             // Added in order, so that the sum does not depend on the number of threads.
             slices.into_iter().fold(Sums::default(), Sums::plus)
         })
         .collect();
-    Ok(CaseScore {
+    CaseScore {
         overlaps: sums.iter().map(Sums::overlap).collect(),
-        loss: match loss_from_sums(context.loss, &sums) {
-            Some(loss) => loss,
-            None => case_loss(context, logits, labels)?,
-        },
-    })
+        loss: loss_from_sums(context.loss, &sums)
+            .unwrap_or_else(|| loss_in_batches(context, logits, labels)),
+    }
 }
 
 /// The largest logit of each voxel, at least 0, the background's: (z, y, x).
@@ -109,7 +125,8 @@ impl Sums {
         logits: ArrayView2<f32>,
         labels: ArrayView2<u16>,
         largest: Option<ArrayView2<f32>>,
-        (values, ignore): (&[u16], Option<u16>),
+        values: &[u16],
+        ignore: Option<u16>,
     ) -> Self {
         let mut sums = Self::default();
         let mut add = |x: f32, label: u16, is_largest: bool| {
@@ -165,11 +182,66 @@ impl Sums {
     }
 }
 
+/// The loss that is not a sum over voxels, computed as in training a few slices at a time: in batches as large as the
+/// recipe's batch (for volumes: as deep as its patch), or smaller if memory requires it. Their mean, weighted by the
+/// number of slices.
+fn loss_in_batches(
+    context: &ScoringContext,
+    logits: ArrayView4<f32>,
+    labels: ArrayView3<u16>,
+) -> f64 {
+    let (maps, depth, height, width) = logits.dim();
+    let flat = context.recipe.network.dimensions() == 2;
+    let wanted = match flat {
+        true => context.recipe.training.batch_size,
+        false => context.recipe.training.patch_size.zyx()[0],
+    };
+    let affordable = MAX_LOGITS / (maps * height * width).max(1);
+    let step = wanted.min(affordable).max(1);
+    let mut sum = 0.0;
+    for first in (0..depth).step_by(step) {
+        let end = (first + step).min(depth);
+        let logits = logits.slice(s![.., first..end, .., ..]);
+        let batch = batch_of(context, logits, labels.slice(s![first..end, .., ..]), flat);
+        sum += f64::from(context.loss.of_logits(batch, context.device)) * (end - first) as f64;
+    }
+    sum / depth.max(1) as f64
+}
+
+/// A batch of some slices: one sample per slice for networks on slices, otherwise one patch. `input` holds the logits.
+fn batch_of(
+    context: &ScoringContext,
+    logits: ArrayView4<f32>,
+    labels: ArrayView3<u16>,
+    flat: bool,
+) -> Batch {
+    let (maps, depth, height, width) = logits.dim();
+    let mut targets = Array5::<f32>::zeros((1, maps, depth, height, width));
+    let to = targets.index_axis_mut(Axis(0), 0);
+    write_targets(labels, context.maps, context.ignore, to);
+    let mut logits = logits.insert_axis(Axis(0));
+    if flat {
+        logits.swap_axes(0, 2);
+        targets.swap_axes(0, 2);
+    }
+    let shape = <[usize; 5]>::from(logits.dim());
+    let mut batch = Batch {
+        input: logits.iter().copied().collect(),
+        input_shape: shape,
+        targets: targets.iter().copied().collect(),
+        targets_shape: shape,
+        distances: None,
+        whole: shape[0],
+    };
+    if context.loss.needs_distances() {
+        add_distances(&mut batch, context.recipe);
+    }
+    batch
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ctseg_core::recipe::Recipe;
-    use ctseg_engine::batch::Batch;
     use ctseg_engine::device::DeviceChoice;
     use ctseg_engine::losses::{ClassWeights, DiceSettings, NoSettings, SumSettings};
     use ndarray::Array4;
@@ -199,7 +271,7 @@ mod tests {
             ignore: loss.ignore_nan.then_some(3),
             device: &DeviceChoice::Auto.device().unwrap(),
         };
-        case_score(&context, logits, labels).unwrap()
+        case_score(&context, logits, labels)
     }
 
     fn exclusive(config: LossConfig) -> Loss {
@@ -262,10 +334,8 @@ mod tests {
             };
             let expected = f64::from(loss.of_logits(batch, &device));
             let found = score(&loss, logits.view(), labels.view(), &maps).loss;
-            assert!(
-                (found - expected).abs() < 2e-6 * expected.max(1.0),
-                "{loss:?}: {found} against {expected}"
-            );
+            let error = (found - expected).abs() / expected.max(1.0);
+            assert!(error < 2e-6, "{loss:?}: {found} against {expected}");
         }
     }
 
@@ -283,8 +353,8 @@ mod tests {
         assert_eq!(of(&found, Overlap::iou), [Some(0.25), Some(0.0), None]);
         assert_eq!(of(&found, Overlap::precision), [Some(0.25), None, None]);
         assert_eq!(of(&found, Overlap::recall), [Some(1.0), Some(0.0), None]);
-        let right = of(&found, Overlap::accuracy);
-        assert_eq!(right, [Some(0.25), Some(0.5), Some(1.0)]);
+        let expected = [Some(0.25), Some(0.5), Some(1.0)];
+        assert_eq!(of(&found, Overlap::accuracy), expected);
         // With label 3 ignored, a third of the remaining voxels hold label 1.
         let ignoring = Loss {
             ignore_nan: true,

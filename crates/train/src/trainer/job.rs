@@ -17,8 +17,10 @@ pub struct TrainingJob<'a> {
     pub train: &'a [usize],
     pub validation: &'a [usize],
     pub checkpoints: CheckpointFolder,
-    /// Initial weights, and the index of this network among those being trained.
-    pub pretrained: Option<(&'a PretrainedWeights, usize)>,
+    /// Weights to initialise from.
+    pub pretrained: Option<&'a PretrainedWeights>,
+    /// Index of this network among those being trained.
+    pub index: usize,
     pub compute: &'a Compute,
     pub seed: u64,
     /// Training, including validation, ends before this time.

@@ -1,80 +1,73 @@
-//! Starts or resumes a training: network, optimiser, state.
+//! The state of a training: initialised, resumed, saved.
 
 use std::sync::Arc;
 
 use super::job::TrainingJob;
-use super::snapshot::checkpoint;
-use ctseg_base::Result;
 use ctseg_base::progress::Observer;
+use ctseg_base::{Error, Result};
 use ctseg_core::run::checkpoint::{Checkpoint, Progress, StopReason};
 use ctseg_engine::learner::{Learner, LearnerSetup};
 use ctseg_engine::networks::Network;
-use ctseg_engine::weights::{network_tensors, with_tensors};
+use ctseg_engine::weights::{NamedTensors, network_tensors, with_tensors};
 
-/// Starts the training on rank 0 and broadcasts its state to the other ranks.
-pub(super) fn start_all_ranks(
-    job: &TrainingJob,
-    observer: &dyn Observer,
-) -> Result<(Box<dyn Learner>, Progress)> {
-    if job.group.is_single() {
-        return start(job, observer);
-    }
-    let started = job
-        .group
-        .is_rank_zero()
-        .then(|| start(job, observer))
-        .transpose();
-    let (started, bytes) = job
-        .group
-        .all_ok(started.and_then(|started| match &started {
-            Some((learner, progress)) => {
-                let bytes = checkpoint(learner.as_ref(), progress)?.to_bytes()?;
-                Ok((started, bytes))
-            }
-            None => Ok((None, Vec::new())),
-        }))?;
-    let bytes = job.group.broadcast(bytes)?;
-    let own = match started {
-        Some(started) => Ok(started),
-        None => Checkpoint::from_bytes(&bytes)
-            .and_then(|received| Ok((restore_learner(job, &received)?, received.progress))),
-    };
-    job.group.all_ok(own)
+/// What a checkpoint holds.
+pub(super) struct TrainingState {
+    /// Network and optimiser.
+    pub learner: Box<dyn Learner>,
+    pub progress: Progress,
 }
 
-/// Initialises the network, or restores the last checkpoint.
-fn start(job: &TrainingJob, observer: &dyn Observer) -> Result<(Box<dyn Learner>, Progress)> {
+/// Starts the training on rank 0, or resumes it from its last checkpoint, and shares its state with the other ranks.
+pub(super) fn start(job: &TrainingJob, observer: &dyn Observer) -> Result<TrainingState> {
+    job.group.from_rank_zero(
+        || match resumed(job, observer)? {
+            Some(state) => Ok(state),
+            None => initialised(job, observer),
+        },
+        |state| checkpoint(state.learner.as_ref(), &state.progress)?.to_bytes(),
+        |bytes| restored(job, Checkpoint::from_bytes(bytes)?),
+    )
+}
+
+/// The state of the last checkpoint, if there is one.
+fn resumed(job: &TrainingJob, observer: &dyn Observer) -> Result<Option<TrainingState>> {
     let training = &job.source.recipe.training;
     job.checkpoints.remove_stopped()?;
     let warn = |line: &str| observer.warn(&format!("{}: {line}", job.name));
-    if let Some(mut saved) = job.checkpoints.load_last(&warn)? {
-        let done = saved.progress.within.is_none() && saved.progress.epoch >= training.epochs;
-        match saved.progress.ended {
-            Some(StopReason::TimeLimit) => saved.progress.ended = None, // the resumed run has a new time limit
-            None if done => saved.progress.ended = Some(StopReason::AllEpochsDone),
-            _ => {}
-        }
-        if saved.progress.ended.is_none() {
-            let position = saved.progress.position_text();
-            observer.info(&format!("{}: resuming from {position}", job.name));
-        }
-        return Ok((restore_learner(job, &saved)?, saved.progress));
+    let Some(mut saved) = job.checkpoints.load_last(&warn)? else {
+        return Ok(None);
+    };
+    let done = saved.progress.within.is_none() && saved.progress.epoch >= training.epochs;
+    match saved.progress.ended {
+        Some(StopReason::TimeLimit) => saved.progress.ended = None, // the resumed run has a new time limit
+        None if done => saved.progress.ended = Some(StopReason::AllEpochsDone),
+        _ => {}
     }
-    let progress = Progress::new(training.optimiser.learning_rate);
-    let fresh = fresh_network(job)?;
-    let network = match &job.pretrained {
-        Some((pretrained, index)) => {
-            let initialised = pretrained.initialise(*index, network_tensors(&fresh)?)?;
+    if saved.progress.ended.is_none() {
+        let position = saved.progress.position_text();
+        observer.info(&format!("{}: resuming from {position}", job.name));
+    }
+    restored(job, saved).map(Some)
+}
+
+/// A new network, with random or pretrained weights.
+fn initialised(job: &TrainingJob, observer: &dyn Observer) -> Result<TrainingState> {
+    let training = &job.source.recipe.training;
+    let random = random_network(job)?;
+    let network = match job.pretrained {
+        Some(pretrained) => {
+            let initialised = pretrained.initialise(job.index, network_tensors(&random)?)?;
             initialised.refuse_frozen_random(training.freeze_encoder_levels)?;
             observer.info(&format!("{}: {}", job.name, initialised.described()));
-            with_tensors(fresh, &initialised.weights, &job.compute.device)?
+            with_tensors(random, &initialised.weights, &job.compute.device)?
         }
-        None => fresh,
+        None => random,
     };
     let learner = job.compute.learner(network, setup(job, 0)?)?;
+    let progress = Progress::new(training.optimiser.learning_rate);
     job.checkpoints
         .save_last(&checkpoint(learner.as_ref(), &progress)?)?;
-    Ok((learner, progress))
+    Ok(TrainingState { learner, progress })
 }
 
 /// The learner settings after `epochs` epochs.
@@ -92,36 +85,22 @@ fn setup(job: &TrainingJob, epochs: usize) -> Result<LearnerSetup> {
     })
 }
 
-/// The learner saved in a checkpoint.
-fn restore_learner(job: &TrainingJob, saved: &Checkpoint) -> Result<Box<dyn Learner>> {
-    let network = with_tensors(fresh_network(job)?, &saved.network, &job.compute.device)?;
+/// The state saved in a checkpoint.
+pub(super) fn restored(job: &TrainingJob, saved: Checkpoint) -> Result<TrainingState> {
+    let network = with_tensors(random_network(job)?, &saved.network, &job.compute.device)?;
     let setup = setup(job, saved.progress.epoch)?;
     let steps = saved.progress.optimiser_steps;
-    job.compute
-        .restored_learner(network, setup, &saved.optimiser, steps)
-}
-
-/// Unfreezes the encoder levels if the recipe does so at the current epoch.
-pub(super) fn unfreeze(
-    job: &TrainingJob,
-    learner: &mut Box<dyn Learner>,
-    progress: &Progress,
-    observer: &dyn Observer,
-) -> Result<()> {
-    let training = &job.source.recipe.training;
-    if training.unfreeze_epoch != Some(progress.epoch) || progress.within.is_some() {
-        return Ok(());
-    }
-    observer.info(&format!(
-        "{}: all encoder levels are trained from now on",
-        job.name
-    ));
-    *learner = restore_learner(job, &checkpoint(learner.as_ref(), progress)?)?;
-    Ok(())
+    let learner = job
+        .compute
+        .restored_learner(network, setup, &saved.optimiser, steps)?;
+    Ok(TrainingState {
+        learner,
+        progress: saved.progress,
+    })
 }
 
 /// A network with random weights that depend on the seed alone.
-fn fresh_network(job: &TrainingJob) -> Result<Network> {
+fn random_network(job: &TrainingJob) -> Result<Network> {
     let device = &job.compute.device;
     device.seed(job.seed);
     let recipe = job.source.recipe;
@@ -131,4 +110,38 @@ fn fresh_network(job: &TrainingJob) -> Result<Network> {
     // Burn draws weights lazily on first use; this draws them now, in the order of their names.
     network_tensors(&network)?;
     Ok(network)
+}
+
+/// A checkpoint of everything needed to resume training.
+///
+/// # Errors
+/// A weight is not finite.
+pub(super) fn checkpoint(learner: &dyn Learner, progress: &Progress) -> Result<Checkpoint> {
+    let (state, _) = learner.state()?;
+    let weights = learner.weights()?;
+    if let Some((name, _)) = weights
+        .iter()
+        .find(|(_, t)| t.values.iter().any(|v| !v.is_finite()))
+    {
+        return Err(Error::invalid(format!(
+            "training diverged: {name} is not finite; lower training.optimiser.learning_rate and resume"
+        )));
+    }
+    Ok(Checkpoint {
+        network: weights,
+        optimiser: state,
+        progress: progress.clone(),
+    })
+}
+
+/// A checkpoint of the weights used for validation, without the training state.
+pub(super) fn inference_checkpoint(
+    learner: &dyn Learner,
+    progress: &Progress,
+) -> Result<Checkpoint> {
+    Ok(Checkpoint {
+        network: learner.averaged_weights()?,
+        optimiser: NamedTensors::new(),
+        progress: progress.clone(),
+    })
 }

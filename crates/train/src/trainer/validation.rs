@@ -1,14 +1,12 @@
 //! Validation on held-out cases.
 
-use super::case_loss::ScoringContext;
-use super::case_score::{CaseScore, case_score};
+use super::case_score::{CaseScore, ScoringContext, case_score};
 use super::job::TrainingJob;
 use ctseg_base::Result;
 use ctseg_base::cancel::check_stop;
 use ctseg_core::inference::stage::input_logits;
 use ctseg_core::recipe::output_maps::output_maps;
 use ctseg_core::run::validation::Validation;
-use ctseg_engine::distributed::process_group::ProcessGroup;
 use ctseg_engine::inference::Inference;
 use ctseg_engine::learner::Learner;
 use ctseg_engine::networks::Network;
@@ -20,48 +18,31 @@ pub(super) fn validate(
     learner: &dyn Learner,
     cases: &[usize],
 ) -> Result<Validation> {
-    let scores = learner
-        .network()
-        .and_then(|network| case_scores(job, network, &cases[job.group.shard(cases.len())]));
-    let own = job.group.all_ok(scores)?;
-    let maps = output_maps(job.source.recipe, &job.source.structures).len();
-    Ok(summarise(
-        &gather_scores(&job.group, own, cases.len(), maps)?,
-        maps,
-    ))
+    let maps = job.source.outputs();
+    let width = 1 + 4 * maps;
+    let rows = job.group.map_shards(cases, width, |own| {
+        let scores = case_scores(job, learner.network()?, own)?;
+        Ok(scores.iter().flat_map(as_row).collect())
+    })?;
+    let scores: Vec<CaseScore> = rows.chunks(width).map(of_row).collect();
+    Ok(summarise(&scores, maps))
 }
 
-/// Gathers the scores of all ranks, in case order.
-fn gather_scores(
-    group: &ProcessGroup,
-    own: Vec<CaseScore>,
-    cases: usize,
-    maps: usize,
-) -> Result<Vec<CaseScore>> {
-    if group.is_single() {
-        return Ok(own);
-    }
-    let width = 1 + 4 * maps;
-    let mut table = vec![0.0; cases * width];
-    for (row, score) in table
-        .chunks_mut(width)
-        .skip(group.shard(cases).start)
-        .zip(&own)
-    {
-        row[0] = score.loss;
-        for (to, overlap) in row[1..].chunks_mut(4).zip(&score.overlaps) {
-            to.copy_from_slice(&overlap.counts().map(|count| count as f64)); // far below 2^53
-        }
-    }
-    group.all_reduce_f64(&mut table)?;
-    let score = |row: &[f64]| CaseScore {
-        overlaps: row[1..]
-            .chunks(4)
-            .map(|of| Overlap::of_counts([0, 1, 2, 3].map(|i| of[i] as u64)))
-            .collect(),
+/// A score as numbers: the loss, and four counts of each output map, which are far below 2^53.
+fn as_row(score: &CaseScore) -> Vec<f64> {
+    let counts = score.overlaps.iter().flat_map(Overlap::counts);
+    let counts = counts.map(|count| count as f64);
+    std::iter::once(score.loss).chain(counts).collect()
+}
+
+/// The inverse of [`as_row`].
+fn of_row(row: &[f64]) -> CaseScore {
+    let counts = row[1..].chunks(4);
+    let overlap = |of: &[f64]| Overlap::of_counts([0, 1, 2, 3].map(|i| of[i] as u64));
+    CaseScore {
+        overlaps: counts.map(overlap).collect(),
         loss: row[0],
-    };
-    Ok(table.chunks(width).map(score).collect())
+    }
 }
 
 /// Segments every case of `cases` with `network` and scores it.
@@ -93,7 +74,7 @@ fn case_scores(job: &TrainingJob, network: Network, cases: &[usize]) -> Result<V
             prepared.channels.view(),
             &|_| check(),
         )?;
-        scores.push(case_score(&context, logits.view(), prepared.labels.view())?);
+        scores.push(case_score(&context, logits.view(), prepared.labels.view()));
     }
     Ok(scores)
 }

@@ -288,8 +288,7 @@ fn inputs(
     let recipe = recipe(args)?;
     // Rank 0 generates missing data; the others read it.
     let named = |observer| dataset_path(args, settings, &recipe, observer);
-    let first = group.is_rank_zero().then(|| named(observer)).transpose();
-    let found = match group.all_ok(first)? {
+    let found = match group.on_rank_zero(|| named(observer))? {
         Some(first) => first,
         None => named(&Silent)?,
     };

@@ -12,7 +12,7 @@ use ctseg_core::inference::coarse_stage::RoiQuality;
 use ctseg_evaluate::Evaluation;
 use ctseg_image::labels::postprocess::Step;
 use ctseg_train::diagnosis::Diagnosis;
-use ctseg_train::fit::{FitJob, FitSummary};
+use ctseg_train::fit::{FitJob, FitSummary, FoldSummary};
 
 pub fn print_summary(summary: &FitSummary, job: &FitJob, as_json: bool) {
     let keep = job.recipe.training.keep;
@@ -20,7 +20,7 @@ pub fn print_summary(summary: &FitSummary, job: &FitJob, as_json: bool) {
         let folds: Vec<_> = summary
             .folds
             .iter()
-            .map(|(fold, progress)| {
+            .map(|FoldSummary { fold, progress }| {
                 let kept = progress.kept(keep);
                 let kept =
                     kept.map(|(epoch, dice)| json!({"epoch": epoch, "validation_dice": dice}));
@@ -38,7 +38,7 @@ pub fn print_summary(summary: &FitSummary, job: &FitJob, as_json: bool) {
         "stage {} trained in {:.0} s\n",
         job.recipe.stage, summary.seconds
     ));
-    for (fold, progress) in &summary.folds {
+    for FoldSummary { fold, progress } in &summary.folds {
         let (epoch, dice) = progress.kept(keep).unwrap_or((0, None));
         let better = match progress.best {
             Some((best, dice)) if best != epoch => {

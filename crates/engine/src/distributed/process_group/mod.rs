@@ -3,6 +3,7 @@
 //! NVIDIA GPUs (`libtorch`).
 
 pub(crate) mod collective;
+mod sharing;
 
 pub use collective::{Collective, GpuBackend, GpuValues};
 
@@ -105,6 +106,11 @@ impl ProcessGroup {
     /// Whether this process writes files and reports to the user.
     pub fn is_rank_zero(&self) -> bool {
         self.rank == 0
+    }
+
+    /// `seed` with this rank added, so that each rank draws its own random numbers.
+    pub fn seed_of_rank(&self, seed: u64) -> u64 {
+        seed.wrapping_add((self.rank as u64) << 56)
     }
 
     /// This rank's range of `count` items; the ranges of all ranks cover them without overlap.
