@@ -154,7 +154,8 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
     (
         "evaluate",
         &[
-            &["scores", "tolerances"],
+            &["metrics", "tolerances"],
+            &["scores"],
             &["case_scores"],
             &["compare"],
             &["evaluation"],

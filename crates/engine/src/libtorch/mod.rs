@@ -12,6 +12,7 @@ mod device;
 mod ema;
 pub(crate) mod engine;
 mod ffi;
+mod formula_step;
 mod inference;
 mod int8;
 mod learner;
