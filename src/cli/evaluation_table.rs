@@ -9,8 +9,8 @@ use super::print::{print_json, print_out, print_raw};
 use ctseg_base::text::printable::Shown;
 use ctseg_base::text::table::{score, table};
 use ctseg_base::text::words::counted;
+use ctseg_evaluate::metrics::metric_by_name;
 use ctseg_evaluate::paired::{ALL, Paired};
-use ctseg_evaluate::scores::metric_by_name;
 use ctseg_evaluate::{Evaluation, SummaryJson};
 
 /// Columns of mean values.

@@ -65,10 +65,9 @@ impl Observing {
     }
 
     /// Receives a run's epochs, if there is a metrics file.
-    pub(super) fn tracker(&self) -> Option<&dyn Tracker> {
-        self.metrics
-            .as_deref()
-            .map(|metrics| metrics as &dyn Tracker)
+    pub(super) fn tracker(&self) -> Option<Arc<dyn Tracker>> {
+        let metrics = self.metrics.clone();
+        metrics.map(|metrics| metrics as Arc<dyn Tracker>)
     }
 
     /// Reports the devices in use.

@@ -16,6 +16,7 @@ mod print;
 mod resume;
 mod settings;
 mod signals;
+mod trackers;
 
 pub use outcome::{Outcome, exit_code_of};
 

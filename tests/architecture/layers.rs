@@ -155,7 +155,8 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
     (
         "evaluate",
         &[
-            &["scores", "tolerances"],
+            &["metrics", "tolerances"],
+            &["scores"],
             &["case_scores"],
             &["compare"],
             &["evaluation"],

@@ -6,14 +6,12 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use burn::tensor::Tensor;
 use ndarray::Array2;
 
 use crate::attention_maps::{enlarged, mean_of};
-use crate::blocks::Conv;
 use crate::device::{Compute, DeviceChoice};
 use crate::engine::Engine;
-use crate::networks::{Extras, Network};
+use crate::networks::{Extras, HeadTensors, Network};
 use crate::quantisation::{Convolutions, ConvolutionsFrom, InputRanges};
 use ctseg_base::{Error, Result};
 
@@ -99,7 +97,10 @@ impl Inference {
         if features >= structures {
             return Ok(None);
         }
-        let head = self.head(network)?;
+        let Some(tensors) = network.head() else {
+            return Ok(None);
+        };
+        let head = self.head(tensors)?;
         let inference = Self {
             engine: self.engine,
             networks: self.networks.clone(),
@@ -111,33 +112,18 @@ impl Inference {
         Ok(Some((inference, head)))
     }
 
-    fn head(&self, network: &Network) -> Result<Head> {
-        let (weights, biases) = match network {
-            Network::Slices(network) => self.values_of(network.head())?,
-            Network::Volumes(network) => self.values_of(network.head())?,
+    fn head(&self, tensors: HeadTensors) -> Result<Head> {
+        let weights = self.engine.values(tensors.weights)?;
+        let [structures, features] = self.head_size();
+        let biases = match tensors.biases {
+            Some(biases) => self.engine.values(biases)?,
+            None => vec![0.0; structures],
         };
-        let structures = biases.len();
-        let features = weights.len() / structures.max(1);
         Ok(Head {
             weights: Array2::from_shape_vec((structures, features), weights)
                 .map_err(|error| Error::internal(error.to_string()))?,
             biases,
         })
-    }
-
-    /// Weights and biases of a 1×1 convolution.
-    fn values_of<const R: usize>(&self, head: &Conv<R>) -> Result<(Vec<f32>, Vec<f32>)> {
-        let biases = head.bias.as_ref().map(|bias| bias.val());
-        let weights = self.plain(head.weight.val())?;
-        let biases = match biases {
-            Some(biases) => self.plain(biases)?,
-            None => vec![0.0; head.weight.dims()[0]],
-        };
-        Ok((weights, biases))
-    }
-
-    fn plain<const D: usize>(&self, tensor: Tensor<D>) -> Result<Vec<f32>> {
-        self.engine.values(tensor.flatten(0, D - 1))
     }
 
     fn extras(&self) -> Extras {
@@ -205,11 +191,7 @@ impl Inference {
 
     /// Number of output maps of the networks, and of input features of their heads.
     pub fn head_size(&self) -> [usize; 2] {
-        let size = |network: &Network| match network {
-            Network::Slices(network) => network.head().size(),
-            Network::Volumes(network) => network.head().size(),
-        };
-        self.networks.first().map_or([0, 0], size)
+        self.networks.first().map_or([0, 0], Network::head_size)
     }
 
     /// Device and precision of the networks.

@@ -6,6 +6,7 @@ use std::path::Path;
 use rayon::prelude::*;
 
 use crate::case_scores::{CaseScores, Structures, mask_ignored};
+use crate::metrics::{Masks, StructurePair};
 use crate::scores::StructureScores;
 use ctseg_base::memory_semaphore::MemorySemaphore;
 use ctseg_base::{Error, Result};
@@ -305,26 +306,38 @@ impl Pair<'_> {
         reference: &RunMask,
     ) -> StructureScores {
         let grid = &self.reference.grid;
-        let none = StructureScores {
+        let masks = info.bounds().map(|bounds| Masks {
+            prediction,
+            reference,
+            grid,
+            extents: info.extents,
+            surfaces: surfaces(info, &bounds, [prediction, reference], grid),
+            tolerance_mm: info.tolerance_mm,
+        });
+        StructureScores::of(&StructurePair {
             overlap: info.overlap,
-            ..StructureScores::absent(0, volume_ml(1, grid))
-        };
-        let Some(bounds) = info.bounds() else {
-            return none;
-        };
-        let spacing_mm = grid.spacing_mm();
-        let surfaces = if info.scattered {
-            SurfaceDistances::between_scattered(prediction, reference, spacing_mm)
-        } else {
-            let [prediction, reference] = [prediction, reference].map(|mask| mask.crop(&bounds));
-            SurfaceDistances::between(prediction.view(), reference.view(), spacing_mm)
-        };
-        StructureScores {
-            centroid_distance_mm: distance_mm(&info.extents, grid),
-            detection: Detection::of(prediction, reference, CONNECTIVITY),
-            ..none.with_surfaces(&surfaces, info.tolerance_mm)
-        }
+            voxel_ml: volume_ml(1, grid),
+            detection: match masks {
+                Some(_) => Detection::of(prediction, reference, CONNECTIVITY),
+                None => Detection::default(),
+            },
+            masks,
+        })
     }
+}
+
+fn surfaces(
+    info: &StructureInfo,
+    bounds: &VoxelBox,
+    [prediction, reference]: [&RunMask; 2],
+    grid: &Grid,
+) -> SurfaceDistances {
+    let spacing_mm = grid.spacing_mm();
+    if info.scattered {
+        return SurfaceDistances::between_scattered(prediction, reference, spacing_mm);
+    }
+    let [prediction, reference] = [prediction, reference].map(|mask| mask.crop(bounds));
+    SurfaceDistances::between(prediction.view(), reference.view(), spacing_mm)
 }
 
 /// Batches of consecutive structures with at most [`BATCH_RUNS`] runs, at least one structure each.
@@ -340,10 +353,4 @@ fn batches(mut all: &[StructureInfo]) -> impl Iterator<Item = &[StructureInfo]> 
         all = rest;
         (!batch.is_empty()).then_some(batch)
     })
-}
-
-fn distance_mm([prediction, reference]: &[Extent; 2], grid: &Grid) -> Option<f64> {
-    let (a, b) = (prediction.centroid_mm(grid)?, reference.centroid_mm(grid)?);
-    let squares = a.iter().zip(b).map(|(a, b)| (a - b) * (a - b));
-    Some(squares.sum::<f64>().sqrt())
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::case_scores::{CaseScores, Structures};
 use crate::compare::{Compared, Limits, compare};
+use crate::metrics::StructurePair;
 use crate::scores::StructureScores;
 use crate::tolerances::Tolerances;
 use ctseg_base::cancel::{catch_panic, check_stop};
@@ -184,7 +185,7 @@ fn collect(
         let (voxels, voxel_ml) = (compared.voxels, compared.case.voxel_ml);
         let of = |structure: &Structure| {
             let own = compared.scores.remove(&structure.value);
-            own.unwrap_or_else(|| StructureScores::absent(voxels, voxel_ml))
+            own.unwrap_or_else(|| StructureScores::of(&StructurePair::absent(voxels, voxel_ml)))
         };
         CaseScores {
             scores: found.iter().map(of).collect(),

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::Evaluation;
 use crate::case_scores::CaseScores;
-use crate::scores::METRICS;
+use crate::metrics::METRICS;
 use ctseg_base::atomic_file::{write_atomically, write_bytes_atomically};
 use ctseg_base::text::csv_cell::to_cell;
 use ctseg_base::{Error, Result};
@@ -33,7 +33,7 @@ impl Evaluation {
                 to_cell(&structure.name),
                 structure.value.to_string(),
             ];
-            row.extend(METRICS.iter().map(|metric| cell((metric.of)(scores))));
+            row.extend(scores.values().map(cell));
             row.push(cell(case.roi_recall));
             row
         })

@@ -8,7 +8,8 @@ use serde::Serialize;
 use crate::Evaluation;
 use crate::case_scores::CaseScores;
 use crate::files::{cell, write_csv};
-use crate::scores::{Better, METRICS, Metric};
+use crate::metrics::{Better, METRICS, Metric};
+use crate::scores::position;
 use ctseg_base::Result;
 use ctseg_base::text::csv_cell::to_cell;
 use ctseg_image::metrics::overlap::Summary;
@@ -79,13 +80,14 @@ fn of_metric(
     both: &[(&CaseScores, &CaseScores)],
     shared: &[(usize, usize)],
 ) -> Vec<Paired> {
+    let position = position(metric);
     let mut rows: Vec<Paired> = shared
         .iter()
         .map(|(own, other)| {
             let pairs = both.iter().map(|(case, against)| {
                 (
-                    (metric.of)(&case.scores[*own]),
-                    (metric.of)(&against.scores[*other]),
+                    case.scores[*own].value(position),
+                    against.scores[*other].value(position),
                 )
             });
             row(metric, &this.structures[*own].name, pairs)
@@ -99,7 +101,8 @@ fn of_metric(
     // A structure that is defined for one model only would bias the mean.
     let means = both.iter().map(|(case, against)| {
         let defined = shared.iter().filter_map(|(own, other)| {
-            (metric.of)(&case.scores[*own]).zip((metric.of)(&against.scores[*other]))
+            let own = case.scores[*own].value(position);
+            own.zip(against.scores[*other].value(position))
         });
         let (own, other): (Vec<f64>, Vec<f64>) = defined.unzip();
         let mean = |values: Vec<f64>| Summary::of(values.into_iter().map(Some)).mean;

@@ -9,7 +9,8 @@ use serde_json::{Map, Value, json};
 
 use crate::Evaluation;
 use crate::case_scores::CaseScores;
-use crate::scores::{Better, METRICS, Metric, metric_by_name};
+use crate::metrics::{Better, METRICS, Metric, metric_by_name};
+use crate::scores::position;
 use ctseg_base::text::os_text::to_text;
 use ctseg_core::dataset::Structure;
 use ctseg_image::metrics::overlap::Summary;
@@ -20,7 +21,8 @@ const WORST_CASES: usize = 3;
 
 impl Evaluation {
     fn scores_of(&self, structure: usize, metric: &Metric) -> Vec<Option<f64>> {
-        let of = |case: &CaseScores| (metric.of)(&case.scores[structure]);
+        let position = position(metric);
+        let of = |case: &CaseScores| case.scores[structure].value(position);
         self.cases.iter().map(of).collect()
     }
 
@@ -61,10 +63,12 @@ impl Evaluation {
 
     /// The three cases with the worst values of a metric of a structure, worst first; ties by name.
     pub fn worst(&self, structure: usize, metric: &Metric) -> Vec<(&str, f64)> {
+        let scores = self.scores_of(structure, metric);
         let mut defined: Vec<(&str, f64)> = self
             .cases
             .iter()
-            .filter_map(|case| Some((case.case.as_str(), (metric.of)(&case.scores[structure])?)))
+            .zip(scores)
+            .filter_map(|(case, value)| Some((case.case.as_str(), value?)))
             .collect();
         defined.sort_by(|(first, a), (second, b)| {
             let by_value = match metric.better {
@@ -80,8 +84,9 @@ impl Evaluation {
     /// Cases with their mean Dice over the structures in reference or prediction, worst first; ties by name. Cases
     /// with no defined Dice are omitted.
     pub fn by_mean_dice(&self) -> Vec<(&str, f64)> {
+        let dice = metric_by_name("dice").map_or(METRICS.len(), position);
         let mean = |case: &CaseScores| {
-            Summary::mean_of(case.scores.iter().map(|scores| scores.overlap.dice()))
+            Summary::mean_of(case.scores.iter().map(|scores| scores.value(dice)))
         };
         let means = self
             .cases

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::Evaluation;
-use crate::scores::{Better, METRICS};
+use crate::metrics::{Better, METRICS};
 use ctseg_core::model::identity::ModelUsed;
 use ctseg_core::run::metric_names::sanitised;
 use ctseg_image::metrics::overlap::Summary;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use clap::builder::PossibleValuesParser;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
@@ -14,13 +15,13 @@ use ctseg_base::text::table::table;
 use ctseg_engine::benchmark::{Measurement, Pass, Throughput, measure};
 use ctseg_engine::device::Compute;
 use ctseg_engine::losses::LossConfig;
-use ctseg_engine::networks::{NetworkConfig, UnetConfig};
+use ctseg_engine::networks::NetworkConfig;
 
 #[derive(Args)]
 pub struct BenchArgs {
     /// Network to benchmark [default: unet2d at 4 × 256² and unet3d at 2 × 96³]
-    #[arg(long, value_enum)]
-    network: Option<Kind>,
+    #[arg(long, value_parser = PossibleValuesParser::new(network_names()))]
+    network: Option<String>,
     /// Channels per level
     #[arg(long, value_delimiter = ',', requires = "network")]
     widths: Vec<usize>,
@@ -47,18 +48,15 @@ pub struct BenchArgs {
     recompute: bool,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum Kind {
-    Unet2d,
-    Unet3d,
-    Resenc2d,
-    Resenc3d,
-}
-
-impl Kind {
-    fn is_flat(self) -> bool {
-        matches!(self, Self::Unet2d | Self::Resenc2d)
-    }
+/// The networks that take single slices or volumes.
+fn network_names() -> Vec<&'static str> {
+    let takes_neighbours =
+        |name: &&&str| NetworkConfig::from_name(name).is_ok_and(|network| network.neighbours() > 0);
+    let names = NetworkConfig::NAMES.iter();
+    names
+        .filter(|name| !takes_neighbours(name))
+        .copied()
+        .collect()
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -126,41 +124,18 @@ pub fn run(args: BenchArgs, settings: &Settings) -> anyhow::Result<Outcome> {
 }
 
 fn subjects(args: &BenchArgs) -> anyhow::Result<Vec<Subject>> {
-    let of = |kind: Kind, widths: &[usize]| {
-        let config = UnetConfig {
-            widths: widths.to_vec(),
-            ..UnetConfig::default()
-        };
-        match kind {
-            Kind::Unet2d => NetworkConfig::Unet2d(config),
-            Kind::Unet3d => NetworkConfig::Unet3d(config),
-            Kind::Resenc2d => NetworkConfig::ResEnc2d(config),
-            Kind::Resenc3d => NetworkConfig::ResEnc3d(config),
-        }
+    let Some(name) = &args.network else {
+        return Ok(vec![standard("unet2d")?, standard("unet3d")?]);
     };
-    let standard = |kind: Kind| match kind.is_flat() {
-        true => Subject {
-            network: of(kind, &[32, 64, 128, 256, 512]),
-            size: [1, 256, 256],
-            batch: 4,
-        },
-        false => Subject {
-            network: of(kind, &[32, 64, 128, 256]),
-            size: [96, 96, 96],
-            batch: 2,
-        },
-    };
-    let Some(kind) = args.network else {
-        return Ok(vec![standard(Kind::Unet2d), standard(Kind::Unet3d)]);
-    };
-    let mut subject = standard(kind);
+    let mut subject = standard(name)?;
     if !args.widths.is_empty() {
-        subject.network = of(kind, &args.widths);
+        subject.network = with_widths(name, &args.widths)?;
     }
-    subject.size = match (kind, args.size.as_slice()) {
+    let dimensions = subject.network.dimensions();
+    subject.size = match (dimensions, args.size.as_slice()) {
         (_, []) => subject.size,
-        (kind, [y, x]) if kind.is_flat() => [1, *y, *x],
-        (kind, [z, y, x]) if !kind.is_flat() => [*z, *y, *x],
+        (2, [y, x]) => [1, *y, *x],
+        (3, [z, y, x]) => [*z, *y, *x],
         (_, other) => {
             return Err(Error::usage(format!(
                 "--size: {} numbers for {}; expected y,x for 2D networks and z,y,x for 3D networks",
@@ -172,6 +147,31 @@ fn subjects(args: &BenchArgs) -> anyhow::Result<Vec<Subject>> {
     };
     subject.batch = args.batch.unwrap_or(subject.batch);
     Ok(vec![subject])
+}
+
+/// The network with default settings, but fewer levels for U-Nets on volumes.
+fn standard(name: &str) -> Result<Subject, Error> {
+    let network = NetworkConfig::from_name(name)?;
+    if network.dimensions() == 2 {
+        return Ok(Subject {
+            network,
+            size: [1, 256, 256],
+            batch: 4,
+        });
+    }
+    Ok(Subject {
+        network: match network.unet().is_some() {
+            true => with_widths(name, &[32, 64, 128, 256])?,
+            false => network,
+        },
+        size: [96, 96, 96],
+        batch: 2,
+    })
+}
+
+fn with_widths(name: &str, widths: &[usize]) -> Result<NetworkConfig, Error> {
+    serde_json::from_value(json!({ "kind": name, "widths": widths }))
+        .map_err(|error| Error::usage(format!("--widths: {error}")))
 }
 
 fn described(

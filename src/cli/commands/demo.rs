@@ -13,6 +13,7 @@ use crate::cli::outcome::Outcome;
 use crate::cli::print::print_out;
 use crate::cli::settings::Settings;
 use crate::cli::signals::stop_on_signals;
+use crate::cli::trackers::{TrackerContext, open_trackers};
 use ctseg_base::Error;
 use ctseg_base::text::printable::Shown;
 use ctseg_core::dataset::generated::phantoms::PhantomSet;
@@ -26,7 +27,6 @@ use ctseg_core::run::tracker::Tracker;
 use ctseg_evaluate::evaluate_cancellable;
 use ctseg_evaluate::tolerances::Tolerances;
 use ctseg_predict::{PredictJob, predict};
-use ctseg_report::curves::Curves;
 use ctseg_report::data::Report;
 use ctseg_report::data::case_selection::CaseSelection;
 use ctseg_report::data::evaluation::EvaluationSources;
@@ -136,9 +136,12 @@ fn trained(
     stop: &AtomicBool,
     settings: &Settings,
 ) -> anyhow::Result<PathBuf> {
-    let curves = Curves::default();
-    let mut trackers: Vec<&dyn Tracker> = vec![&curves];
-    trackers.extend(settings.observing.tracker());
+    let opened = open_trackers(&TrackerContext {
+        mlflow: None,
+        settings,
+        observer: &settings.observer(),
+    })?;
+    let trackers: Vec<&dyn Tracker> = opened.iter().map(AsRef::as_ref).collect();
     let job = FitJob {
         recipe: Recipe::named(stage, &args.set)?,
         dataset: Dataset::open(descriptor)?,

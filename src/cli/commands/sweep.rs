@@ -16,6 +16,7 @@ use crate::cli::print::print_out;
 use crate::cli::resume::{DataPaths, Given, TRACKED_ALREADY, moved_data};
 use crate::cli::settings::Settings;
 use crate::cli::signals::stop_on_signals;
+use crate::cli::trackers::{TrackerContext, open_trackers};
 use ctseg_base::atomic_file::write_bytes_atomically;
 use ctseg_base::progress::Observer;
 use ctseg_base::text::printable::Shown;
@@ -28,7 +29,6 @@ use ctseg_core::recipe::Recipe;
 use ctseg_core::run::data::RunData;
 use ctseg_core::run::tracker::Tracker;
 use ctseg_report::curves;
-use ctseg_report::curves::Curves;
 use ctseg_tracking::provenance;
 use ctseg_train::fit::{check_dataset, check_stage_one};
 use ctseg_train::sweep::table::TrialRow;
@@ -127,11 +127,12 @@ pub fn run(args: SweepArgs, given: &Given, settings: &Settings) -> anyhow::Resul
         Some(folder) => folder.clone(),
         None => sweep_settings.create(&settings.config.runs_or(args.runs.clone()))?,
     };
-    let curves = Curves::default();
-    let mlflow = args.mlflow.tracker(settings, &observer)?;
-    let mut trackers: Vec<&dyn Tracker> = vec![&curves];
-    trackers.extend(mlflow.iter().map(|mlflow| mlflow as &dyn Tracker));
-    trackers.extend(settings.observing.tracker());
+    let opened = open_trackers(&TrackerContext {
+        mlflow: Some(&args.mlflow),
+        settings,
+        observer: &observer,
+    })?;
+    let trackers: Vec<&dyn Tracker> = opened.iter().map(AsRef::as_ref).collect();
     let job = SweepJob {
         dataset,
         content,

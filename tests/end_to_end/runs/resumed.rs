@@ -7,10 +7,10 @@ use std::path::Path;
 use crate::common::batches::json;
 use crate::common::runs::only_run;
 use crate::common::{SMALL, ctseg, run, stderr, tiny_ct};
+use ctseg_core::recipe::schedule::{Schedule, ScheduleSettings};
 use ctseg_core::run::checkpoint::{CheckpointFolder, Progress, StopReason};
 use ctseg_core::run::history;
 use ctseg_core::run::history::EpochLine;
-use ctseg_core::run::schedule::LrSchedule;
 
 const BOTH: &[u16] = &[1, 2];
 
@@ -196,18 +196,21 @@ fn a_finished_run_extends_to_more_epochs_with_their_schedule() {
         "{log}"
     );
     let lines = epochs(&run_folder);
-    let schedule = |learning_rate: f64, epochs: usize| LrSchedule {
-        learning_rate,
-        epochs,
-        warmup_epochs: 0,
+    let cosine = |learning_rate: f64, epochs: usize, epoch: usize| {
+        let settings = ScheduleSettings {
+            learning_rate,
+            epochs,
+            warmup_epochs: 0,
+        };
+        Schedule::Cosine.learning_rate(&settings, epoch).unwrap()
     };
     let first = lines[0].learning_rate;
     let rates: Vec<f64> = lines.iter().map(|line| line.learning_rate).collect();
     let expected = [
         first,
-        schedule(first, 2).cosine(1),
-        schedule(first, 4).cosine(2),
-        schedule(first, 4).cosine(3),
+        cosine(first, 2, 1),
+        cosine(first, 4, 2),
+        cosine(first, 4, 3),
     ];
     assert_eq!(rates, expected);
     assert_eq!(lines[3].ended, Some(StopReason::AllEpochsDone));

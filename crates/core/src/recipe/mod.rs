@@ -8,6 +8,7 @@ pub mod output_maps;
 mod patch_size;
 mod patience;
 mod postprocessing;
+pub mod schedule;
 mod sliding_window;
 mod tracking;
 mod training;
@@ -17,10 +18,11 @@ mod without_effect;
 pub use nnunet::{Axes, NnunetConfig, NnunetNormalisation, SeparateZ, header_spacing_mm};
 pub use patch_size::PatchSize;
 pub use postprocessing::PostprocessingConfig;
+pub use schedule::Schedule;
 pub use sliding_window::{Blending, SlidingConfig};
 pub use tracking::{TrackedCheckpoints, TrackingConfig};
 pub use training::{
-    CurriculumConfig, EarlyStoppingConfig, PlateauConfig, Schedule, SliceSampling, TrainingConfig,
+    CurriculumConfig, EarlyStoppingConfig, PlateauConfig, SliceSampling, TrainingConfig,
 };
 
 use serde::{Deserialize, Serialize};

@@ -1,14 +1,27 @@
 //! Training settings: `[training]` of a recipe.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use serde::{Deserialize, Serialize};
 
 use super::PatchSize;
 use super::keep::Keep;
+use super::schedule::Schedule;
 use ctseg_augment::{Augmentation, FlipAxis};
 use ctseg_engine::losses::{LossConfig, Outputs, name_or_section};
 use ctseg_engine::optim::OptimiserConfig;
+
+static WARMUP: LazyLock<String> = LazyLock::new(|| {
+    let schedules = Schedule::ALL
+        .iter()
+        .filter(|schedule| schedule.has_warmup());
+    let names: Vec<String> = schedules.map(|s| format!("\"{}\"", s.name())).collect();
+    format!(
+        "training.warmup_epochs needs schedule = {}, and must be less than epochs",
+        names.join(" or ")
+    )
+});
 
 /// A condition, and the message if it does not hold.
 pub(super) type Check = (bool, &'static str);
@@ -266,9 +279,8 @@ impl TrainingConfig {
             ),
             (
                 self.warmup_epochs == 0
-                    || matches!(self.schedule, Schedule::Cosine | Schedule::Poly)
-                        && self.warmup_epochs < self.epochs,
-                "training.warmup_epochs needs schedule = \"cosine\" or \"poly\", and must be less than epochs",
+                    || self.schedule.has_warmup() && self.warmup_epochs < self.epochs,
+                &WARMUP,
             ),
             (
                 self.class_weights
@@ -348,21 +360,6 @@ fn first_share() -> f64 {
 
 fn is_zero(value: &usize) -> bool {
     *value == 0
-}
-
-/// Learning-rate schedule.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Schedule {
-    /// Reduce on plateau, see [`PlateauConfig`].
-    #[default]
-    Plateau,
-    /// Cosine annealing over `epochs`.
-    Cosine,
-    /// nnU-Net's polynomial decay over `epochs`, power 0.9.
-    Poly,
-    /// One-cycle: up over the first 30 % of `epochs`, then down to almost 0.
-    OneCycle,
 }
 
 /// Reduce on plateau: after `patience` epochs without a better validation Dice, multiply the rate by `factor`.

@@ -17,19 +17,21 @@ impl Recipe {
     }
 
     fn network_without_effect(&self) -> Vec<String> {
-        let (network, training) = (self.network.config(), &self.training);
-        let levels = network.widths.len();
+        let training = &self.training;
         let mut lines = Vec::new();
-        if network.deep_supervision && levels < MIN_SUPERVISED_LEVELS {
-            lines.push(format!(
-                "network.deep_supervision has no effect: it needs at least {MIN_SUPERVISED_LEVELS} levels, but network.widths has {levels}"
-            ));
-        }
-        let frozen = training.freeze_encoder_levels;
-        if frozen > levels {
-            lines.push(format!(
-                "training.freeze_encoder_levels = {frozen} freezes all {levels} levels that network.widths has"
-            ));
+        if let Some(network) = self.network.unet() {
+            let levels = network.widths.len();
+            if network.deep_supervision && levels < MIN_SUPERVISED_LEVELS {
+                lines.push(format!(
+                    "network.deep_supervision has no effect: it needs at least {MIN_SUPERVISED_LEVELS} levels, but network.widths has {levels}"
+                ));
+            }
+            let frozen = training.freeze_encoder_levels;
+            if frozen > levels {
+                lines.push(format!(
+                    "training.freeze_encoder_levels = {frozen} freezes all {levels} levels that network.widths has"
+                ));
+            }
         }
         if let Some(epoch) = training.unfreeze_epoch
             && epoch >= training.epochs
@@ -46,14 +48,13 @@ impl Recipe {
         let (training, default) = (&self.training, OptimiserConfig::default());
         let optimiser = &training.optimiser;
         let kind = optimiser.kind;
-        let is_adam = matches!(kind, OptimiserKind::Adam | OptimiserKind::AdamW);
         let momentum =
             optimiser.momentum != default.momentum || optimiser.nesterov != default.nesterov;
         let mirrored = training.flips(FlipAxis::X);
         let paired = training
             .augmentation()
             .is_some_and(|a| !a.mirror_pairs.is_empty());
-        let kinds = kind.name();
+        let name = kind.name();
         let checks = [
             (
                 training.schedule != Schedule::Plateau
@@ -62,20 +63,22 @@ impl Recipe {
                     .to_owned(),
             ),
             (
-                momentum && kind != OptimiserKind::Sgd,
+                momentum && !kind.uses_momentum(),
                 format!(
-                    "training.optimiser.momentum and nesterov have no effect: they apply to sgd, not {kinds}"
+                    "training.optimiser.momentum and nesterov have no effect: they apply to {}, not {name}",
+                    names_of(OptimiserKind::uses_momentum)
                 ),
             ),
             (
-                optimiser.betas != default.betas && !is_adam,
+                optimiser.betas != default.betas && !kind.uses_betas(),
                 format!(
-                    "training.optimiser.betas have no effect: they apply to adam and adamw, not {kinds}"
+                    "training.optimiser.betas have no effect: they apply to {}, not {name}",
+                    names_of(OptimiserKind::uses_betas)
                 ),
             ),
             (
-                optimiser.eps != default.eps && kind == OptimiserKind::Sgd,
-                "training.optimiser.eps has no effect: sgd does not use it".to_owned(),
+                optimiser.eps != default.eps && !kind.uses_eps(),
+                format!("training.optimiser.eps has no effect: {name} does not use it"),
             ),
             (
                 paired && !mirrored,
@@ -103,6 +106,13 @@ impl Recipe {
             ),
         ])
     }
+}
+
+/// The optimisers that use a setting.
+fn names_of(uses: fn(OptimiserKind) -> bool) -> String {
+    let kinds = OptimiserKind::ALL.iter().filter(|kind| uses(**kind));
+    let names: Vec<&str> = kinds.map(|kind| kind.name()).collect();
+    names.join(" and ")
 }
 
 fn holding<const N: usize>(checks: [(bool, String); N]) -> Vec<String> {

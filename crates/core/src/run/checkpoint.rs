@@ -261,7 +261,7 @@ fn write(path: &Path, checkpoint: &Checkpoint) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::run::schedule::{EarlyStopping, ReduceOnPlateau};
+    use crate::run::plateau::{EarlyStopping, ReduceOnPlateau};
 
     fn checkpoint(epoch: usize) -> Checkpoint {
         let tensor = HostTensor {

@@ -6,7 +6,7 @@ pub mod folder;
 pub mod history;
 pub mod metric_names;
 pub mod parameters;
-pub mod schedule;
+pub mod plateau;
 pub mod state_file;
 pub mod tracker;
 mod training_state;

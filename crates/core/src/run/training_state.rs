@@ -2,10 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::schedule::{EarlyStopping, LrSchedule, ReduceOnPlateau};
+use super::plateau::{EarlyStopping, ReduceOnPlateau};
 use super::validation::Validation;
+use crate::recipe::TrainingConfig;
 use crate::recipe::keep::Keep;
-use crate::recipe::{Schedule, TrainingConfig};
+use crate::recipe::schedule::ScheduleSettings;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
@@ -63,17 +64,13 @@ impl Progress {
 
     /// The learning rate of the next epoch.
     pub fn learning_rate(&self, training: &TrainingConfig) -> f64 {
-        let schedule = LrSchedule {
+        let settings = ScheduleSettings {
             learning_rate: training.optimiser.learning_rate,
             epochs: training.epochs,
             warmup_epochs: training.warmup_epochs,
         };
-        match training.schedule {
-            Schedule::Plateau => self.plateau.learning_rate(),
-            Schedule::Cosine => schedule.cosine(self.epoch),
-            Schedule::Poly => schedule.poly(self.epoch),
-            Schedule::OneCycle => schedule.one_cycle(self.epoch),
-        }
+        let rate = training.schedule.learning_rate(&settings, self.epoch);
+        rate.unwrap_or_else(|| self.plateau.learning_rate())
     }
 
     /// The epoch whose weights are kept and its validation Dice (may be undefined); none before the first

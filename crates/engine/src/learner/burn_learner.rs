@@ -12,10 +12,10 @@ use super::{Learner, LearnerSetup, StepReport};
 use crate::batch::Batch;
 use crate::distributed::process_group::ProcessGroup;
 use crate::freezing::Freeze;
-use crate::losses::deep_supervision::{coarser, loss_weights};
+use crate::losses::deep_supervision::{downsampled, loss_weights};
 use crate::named_parameters::{NamedMapper, NamedVisitor, map_named, visit_named};
 use crate::networks::{Extras, Network};
-use crate::optim::rules::updated;
+use crate::optim::{Step, Updated};
 use crate::weights::{
     HostTensor, NamedTensors, below_prefix, is_trained, network_tensors, prefixed,
 };
@@ -75,8 +75,9 @@ impl BurnLearner {
         for (logits, weight) in logits.into_iter().zip(weights) {
             let [_, _, z, y, x] = logits.dims();
             let marked = |values: &[f32]| {
-                let (values, shape) = coarser(values, batch.targets_shape, [z, y, x]);
-                Tensor::<5>::from_data(TensorData::new(values.into_owned(), shape), &self.device)
+                let scaled = downsampled(values, batch.targets_shape, [z, y, x]);
+                let data = TensorData::new(scaled.values.into_owned(), scaled.shape);
+                Tensor::<5>::from_data(data, &self.device)
             };
             let distances = batch.distances.as_deref().map(marked);
             let targets = marked(&batch.targets);
@@ -275,15 +276,16 @@ impl NamedMapper for Update<'_> {
         let weight = weight.inner();
         let shape = weight.dims();
         let weight: Tensor<1> = weight.flatten(0, D - 1);
-        let (weight, optimiser_state) = updated(
-            &self.learner.setup.optimiser,
+        let Updated { weight, state } = self.learner.setup.optimiser.updated(
             weight,
             gradient * self.scale,
             self.learner.optimiser_state.remove(&name),
-            self.rate,
-            self.learner.steps,
+            Step {
+                rate: self.rate,
+                number: self.learner.steps,
+            },
         );
-        self.learner.optimiser_state.insert(name, optimiser_state);
+        self.learner.optimiser_state.insert(name, state);
         Param::from_mapped_value(
             id,
             Tensor::from_inner(weight.reshape(shape)).require_grad(),

@@ -21,7 +21,7 @@ use crate::freezing::is_frozen;
 use crate::learner::all_reduce::sharing_group;
 use crate::learner::ema;
 use crate::learner::{Learner, LearnerSetup, StepReport};
-use crate::losses::deep_supervision::{coarser, loss_weights};
+use crate::losses::deep_supervision::{downsampled, loss_weights};
 use crate::networks::{Extras, Network};
 use crate::precision::Precision;
 use crate::weights::{HostTensor, NamedTensors, network_tensors};
@@ -193,8 +193,8 @@ impl TorchLearner {
             let size = logits.size();
             let sides = [2, 3, 4].map(|axis| size[axis] as usize);
             let marked = |values: &[f32]| {
-                let (values, shape) = coarser(values, batch.targets_shape, sides);
-                to_device(&values, &shape, self.device)
+                let scaled = downsampled(values, batch.targets_shape, sides);
+                to_device(&scaled.values, &scaled.shape, self.device)
             };
             let targets = marked(&batch.targets)?;
             let distances = batch.distances.as_deref().map(marked).transpose()?;

@@ -51,7 +51,7 @@ fn losses_equal_burns_formulas() {
                 (value - expected).abs() < 2e-6,
                 "{loss:?}: {value} {expected}"
             );
-            assert_close(loss.name(), &to_host(&gradient).unwrap(), &by_burn);
+            assert_close(&loss.name(), &to_host(&gradient).unwrap(), &by_burn);
         }
     }
     // Extreme logits, for which the plain formula overflows.

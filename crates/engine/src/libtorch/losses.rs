@@ -7,8 +7,11 @@ use tch::Tensor;
 use super::ffi;
 use super::ops::{native, torch_error};
 use crate::distributed::process_group::ProcessGroup;
-use crate::losses::{DiceSettings, Loss, LossConfig, Outputs};
+use crate::losses::Loss;
 use ctseg_base::{Error, Result};
+
+/// [`WeightedSum::smooth`](crate::losses::WeightedSum::smooth) of the fused kernel.
+const DICE_SMOOTH: f64 = 1.0;
 
 /// The loss of the batch that `group` shares, and its gradient with respect to the logits times `scale`. Binary
 /// cross-entropy and Dice of independent structures use our own two-pass kernel; other losses run the formulas of
@@ -45,18 +48,9 @@ pub(super) fn loss_and_gradient(
 
 /// Weights of cross-entropy and Dice, if the fused kernel supports the loss.
 fn fused_shares(loss: &Loss) -> Option<[f64; 2]> {
-    if loss.outputs != Outputs::Independent || loss.weights.is_some() || loss.ignore_nan {
-        return None;
-    }
-    let plain = |dice: DiceSettings| dice == DiceSettings::default();
-    match &loss.config {
-        LossConfig::Bce(_) => Some([1.0, 0.0]),
-        LossConfig::Dice(settings) if plain(settings.clone()) => Some([0.0, 1.0]),
-        LossConfig::BceDice(settings) if plain(settings.dice()) => {
-            Some([settings.cross_entropy_weight, settings.dice_weight])
-        }
-        _ => None,
-    }
+    let sum = loss.as_sum().filter(|_| !loss.ignore_nan)?;
+    let plain = sum.smooth == DICE_SMOOTH && !sum.per_sample;
+    plain.then_some([sum.cross_entropy_weight, sum.dice_weight])
 }
 
 /// Wraps the same memory as a Burn tensor for its autodiff; libtorch's graph ends here.

@@ -13,6 +13,7 @@ mod ema;
 pub(crate) mod engine;
 mod error;
 mod ffi;
+mod formula_step;
 mod inference;
 mod int8;
 mod learner;

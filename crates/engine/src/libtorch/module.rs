@@ -6,11 +6,11 @@ use burn::tensor::Tensor as BurnTensor;
 use burn_tch::{LibTorch, TchTensor};
 use tch::{Kind, Tensor};
 
-use super::ops::{SharedTensor, channels_last, native, torch_error};
-use crate::blocks::Ops;
+use super::int8::Int8Ops;
+use super::ops::{SharedTensor, TorchOps, channels_last, native, torch_error};
 use crate::freezing::is_frozen;
 use crate::named_parameters::{NamedMapper, NamedVisitor, map_named, visit_named};
-use crate::networks::{Extras, Network, PassOutputs};
+use crate::networks::{Extras, Network, PassOutputs, Ranks};
 use crate::weights::is_trained;
 use ctseg_base::{Error, Result};
 
@@ -121,13 +121,41 @@ pub(super) fn tensors_of(network: &Network) -> Result<Vec<(String, Tensor)>> {
     }
 }
 
-/// Operations on libtorch tensors, for slices and volumes.
-pub(super) trait AnyRank:
-    Ops<4, Tensor = SharedTensor> + Ops<5, Tensor = SharedTensor>
-{
+/// A batch of volumes, and the type to compute in.
+pub(super) struct Batch {
+    tensor: Tensor,
+    kind: Kind,
 }
 
-impl<E> AnyRank for E where E: Ops<4, Tensor = SharedTensor> + Ops<5, Tensor = SharedTensor> {}
+/// Implements [`Ranks`] for operations on [`SharedTensor`].
+macro_rules! torch_ranks {
+    ($ops:ty) => {
+        impl Ranks for $ops {
+            type Input = Batch;
+            type Output = Tensor;
+
+            fn to_slices(Batch { tensor, kind }: Batch) -> Result<SharedTensor> {
+                let slices = tensor.f_flatten(1, 2).map_err(torch_error)?;
+                Ok(SharedTensor(channels_last(&slices, kind)?))
+            }
+
+            fn to_volumes(Batch { tensor, kind }: Batch) -> Result<SharedTensor> {
+                Ok(SharedTensor(channels_last(&tensor, kind)?))
+            }
+
+            fn from_slices(slices: SharedTensor) -> Result<Tensor> {
+                slices.0.f_unsqueeze(2).map_err(torch_error)
+            }
+
+            fn from_volumes(volumes: SharedTensor) -> Result<Tensor> {
+                Ok(volumes.0)
+            }
+        }
+    };
+}
+
+torch_ranks!(TorchOps);
+torch_ranks!(Int8Ops<'_>);
 
 /// Logits of a batch, in `kind`, and the additional `wanted` outputs.
 ///
@@ -135,32 +163,11 @@ impl<E> AnyRank for E where E: Ops<4, Tensor = SharedTensor> + Ops<5, Tensor = S
 /// As [`Network::outputs`].
 pub(super) fn outputs(
     network: &Network,
-    ops: &impl AnyRank,
+    ops: &impl Ranks<Input = Batch, Output = Tensor>,
     input: &Tensor,
     kind: Kind,
     wanted: Extras,
 ) -> Result<PassOutputs<Tensor>> {
-    let (outputs, flat) = match network {
-        // Stack the slices of each channel as channels.
-        Network::Slices(network) => {
-            let slices = input.f_flatten(1, 2).map_err(torch_error)?;
-            let slices = SharedTensor(channels_last(&slices, kind)?);
-            (network.outputs(ops, slices, wanted)?, true)
-        }
-        Network::Volumes(network) => {
-            let input = SharedTensor(channels_last(input, kind)?);
-            (network.outputs(ops, input, wanted)?, false)
-        }
-    };
-    let volumes = |tensors: Vec<SharedTensor>| -> Result<Vec<Tensor>> {
-        let volume = |tensor: SharedTensor| match flat {
-            true => tensor.0.f_unsqueeze(2).map_err(torch_error),
-            false => Ok(tensor.0),
-        };
-        tensors.into_iter().map(volume).collect()
-    };
-    Ok(PassOutputs {
-        logits: volumes(outputs.logits)?,
-        maps: volumes(outputs.maps)?,
-    })
+    let tensor = input.shallow_clone();
+    network.pass(ops, Batch { tensor, kind }, wanted)
 }

@@ -6,6 +6,7 @@ use tch::Tensor;
 use torch_sys::C_tensor;
 
 use super::ffi::{checked, equal_lists, pointers};
+use super::formula_step::formula_step;
 use super::ops::torch_error;
 use crate::optim::{ALPHA, OptimiserConfig, OptimiserKind};
 use crate::weights::NamedTensors;
@@ -218,9 +219,7 @@ pub(super) fn fused_step(
                 weight_decay: config.weight_decay,
             },
         ),
-        _ => Err(Error::internal(
-            "the optimiser's state does not match its kind",
-        )),
+        _ => formula_step(config, state, parameters, steps, divide_by, rate),
     }
 }
 

@@ -13,7 +13,7 @@ use ctseg_base::{Error, Result};
 const SMALLEST: f64 = 1e-8;
 
 /// Logits and targets of a batch, with masks and class weights.
-pub(super) struct BatchView<'a> {
+pub struct BatchView<'a> {
     outputs: Outputs,
     weights: Option<&'a ClassWeights>,
     /// (batch, structure, z, y, x)
@@ -29,7 +29,7 @@ pub(super) struct BatchView<'a> {
 }
 
 /// Softmax of exclusive classes.
-pub(super) struct Softmax {
+pub struct Softmax {
     /// (batch, structure, z, y, x), without the background; 0 where masked
     pub probabilities: Tensor<5>,
     /// Logarithm of the sum of e^logit over all classes, (batch, 1, z, y, x)

@@ -12,18 +12,26 @@ pub(crate) fn loss_weights(scales: usize) -> Vec<f64> {
     (0..scales).map(|scale| halves(scale) / sum).collect()
 }
 
-/// Targets or distances of `shape`, downsampled to the sides `to` (z, y, x) of the logits; with the new shape.
-pub(crate) fn coarser(
-    values: &[f32],
-    shape: [usize; 5],
-    to: [usize; 3],
-) -> (Cow<'_, [f32]>, [usize; 5]) {
+/// Targets or distances at one scale.
+pub(crate) struct Downsampled<'a> {
+    pub values: Cow<'a, [f32]>,
+    /// (batch, structure, z, y, x)
+    pub shape: [usize; 5],
+}
+
+/// Targets or distances of `shape`, downsampled to the sides `to` (z, y, x) of the logits.
+pub(crate) fn downsampled(values: &[f32], shape: [usize; 5], to: [usize; 3]) -> Downsampled<'_> {
     let [patches, structures, z, y, x] = shape;
     if [z, y, x] == to {
-        return (Cow::Borrowed(values), shape);
+        return Downsampled {
+            values: Cow::Borrowed(values),
+            shape,
+        };
     }
-    let shape_then = [patches, structures, to[0], to[1], to[2]];
-    (Cow::Owned(resized(values, shape, to)), shape_then)
+    Downsampled {
+        values: Cow::Owned(resized(values, shape, to)),
+        shape: [patches, structures, to[0], to[1], to[2]],
+    }
 }
 
 #[cfg(test)]
@@ -43,10 +51,10 @@ mod tests {
     #[test]
     fn targets_of_a_coarser_level_are_the_nearest_voxels() {
         let values: Vec<f32> = (0..16).map(|v| v as f32).collect();
-        let (values, shape) = coarser(&values, [1, 2, 1, 2, 4], [1, 1, 2]);
-        assert_eq!(shape, [1, 2, 1, 1, 2]);
-        assert_eq!(*values, [5.0, 7.0, 13.0, 15.0]);
-        let (same, _) = coarser(&values, shape, [1, 1, 2]);
-        assert!(matches!(same, Cow::Borrowed(_)));
+        let found = downsampled(&values, [1, 2, 1, 2, 4], [1, 1, 2]);
+        assert_eq!(found.shape, [1, 2, 1, 1, 2]);
+        assert_eq!(*found.values, [5.0, 7.0, 13.0, 15.0]);
+        let same = downsampled(&found.values, found.shape, [1, 1, 2]);
+        assert!(matches!(same.values, Cow::Borrowed(_)));
     }
 }

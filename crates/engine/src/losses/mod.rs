@@ -1,4 +1,4 @@
-//! Loss functions, all on logits. To add one: a file here, its settings in `config`, and one arm in the match below.
+//! Loss functions, all on logits. To add one: a file here that implements `LossKind`, and its line in `registry`.
 //!
 //! There is one logit map per structure for both kinds of outputs. Independent structures use a sigmoid. Exclusive
 //! classes use a softmax over the structures and the background, whose logit is fixed at 0 and not an output of the
@@ -7,24 +7,32 @@
 
 mod batch_view;
 mod boundary;
-mod config;
 mod cross_entropy;
+mod cross_entropy_and_dice;
 pub(crate) mod deep_supervision;
 mod dice;
 mod focal;
 mod generalised_dice;
 #[cfg(test)]
 pub(crate) mod golden;
+mod kind;
+pub mod name_or_section;
 mod outputs;
+mod registry;
 mod topk;
 mod tversky;
 
-pub use config::{
-    BoundarySettings, DiceSettings, FocalSettings, FocalTverskySettings, GeneralisedDiceSettings,
-    LossConfig, NoSettings, RegionLoss, SumSettings, TopkSettings, TverskySettings,
-    name_or_section,
-};
+pub use boundary::{BoundarySettings, RegionLoss};
+pub use cross_entropy::NoSettings;
+pub use cross_entropy_and_dice::SumSettings;
+pub use dice::DiceSettings;
+pub use focal::FocalSettings;
+pub use generalised_dice::GeneralisedDiceSettings;
+pub use kind::WeightedSum;
 pub use outputs::{ClassWeights, Outputs};
+pub use registry::LossConfig;
+pub use topk::TopkSettings;
+pub use tversky::{FocalTverskySettings, TverskySettings};
 
 use burn::tensor::{Device, Tensor, TensorData};
 
@@ -67,7 +75,8 @@ impl Loss {
         distances: Option<Tensor<5>>,
     ) -> Tensor<1> {
         let alone = ProcessGroup::single();
-        loss_of_view(&self.config, &self.view(logits, targets, &alone), distances)
+        self.config
+            .compute(&self.view(logits, targets, &alone), distances)
     }
 
     /// The loss of a batch whose input holds logits, in the shape of its targets.
@@ -93,7 +102,7 @@ impl Loss {
         group: &ProcessGroup,
     ) -> Result<Tensor<1>> {
         let view = self.view(logits, targets, group);
-        let loss = loss_of_view(&self.config, &view, distances);
+        let loss = self.config.compute(&view, distances);
         view.check().map(|()| loss)
     }
 
@@ -116,57 +125,19 @@ impl Loss {
 
     /// Whether the loss needs signed distances to the structures' surfaces.
     pub fn needs_distances(&self) -> bool {
-        matches!(self.config, LossConfig::Boundary(_))
+        self.config.needs_distances()
     }
 
-    /// The name used in run names.
-    pub fn name(&self) -> &'static str {
+    /// As a sum of cross-entropy and Dice of independent structures with equal weights, if it is one.
+    pub fn as_sum(&self) -> Option<WeightedSum> {
+        let unweighted = self.outputs == Outputs::Independent && self.weights.is_none();
+        unweighted.then(|| self.config.as_sum()).flatten()
+    }
+
+    /// See [`LossConfig::name`].
+    pub fn name(&self) -> String {
         self.config.name()
     }
-}
-
-fn loss_of_view(config: &LossConfig, view: &BatchView, distances: Option<Tensor<5>>) -> Tensor<1> {
-    match config {
-        LossConfig::Bce(_) | LossConfig::Ce(_) => cross_entropy::cross_entropy(view),
-        LossConfig::Dice(settings) => dice::soft_dice(view, view.probabilities(), settings),
-        LossConfig::BceDice(settings) | LossConfig::CeDice(settings) => {
-            cross_entropy_and_dice(view, settings)
-        }
-        LossConfig::Focal(settings) => focal::focal(view, settings),
-        LossConfig::Tversky(settings) => tversky::tversky(view, settings),
-        LossConfig::FocalTversky(settings) => tversky::focal_tversky(view, settings),
-        LossConfig::GeneralisedDice(settings) => generalised_dice::generalised_dice(view, settings),
-        LossConfig::Boundary(settings) => {
-            let region = loss_of_view(&settings.region.config(), view, None);
-            match distances {
-                Some(distances) => region + boundary::boundary(view, distances) * settings.weight,
-                None => region,
-            }
-        }
-        LossConfig::Topk(settings) => {
-            let worst = topk::topk(view, settings.share);
-            if settings.dice_weight == 0.0 {
-                return worst;
-            }
-            let dice = dice::soft_dice(view, view.probabilities(), &DiceSettings::default());
-            worst + dice * settings.dice_weight
-        }
-    }
-}
-
-fn cross_entropy_and_dice(view: &BatchView, settings: &SumSettings) -> Tensor<1> {
-    let (costs, probabilities) = match view.outputs() {
-        Outputs::Independent => (cross_entropy::of_voxels(view), view.probabilities()),
-        Outputs::Exclusive => {
-            let softmax = view.softmax();
-            (
-                cross_entropy::of_classes(view, softmax.log_sum),
-                softmax.probabilities,
-            )
-        }
-    };
-    view.mean_over_voxels(costs) * settings.cross_entropy_weight
-        + dice::soft_dice(view, probabilities, &settings.dice()) * settings.dice_weight
 }
 
 #[cfg(test)]

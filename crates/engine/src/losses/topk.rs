@@ -1,14 +1,36 @@
 //! Top-k loss: the mean over the worst voxels.
 
 use burn::tensor::{Tensor, TensorData};
+use serde::{Deserialize, Serialize};
 
 use super::batch_view::{BatchView, sum};
 use super::cross_entropy;
+use super::dice::{DiceSettings, soft_dice};
+use super::kind::{LossKind, is_weight};
 use crate::distributed::process_group::Gathered;
+
+/// Settings of the top-k loss.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TopkSettings {
+    /// Fraction of the voxels.
+    pub share: f64,
+    /// Weight of an added Dice loss; 0 disables it.
+    pub dice_weight: f64,
+}
+
+impl Default for TopkSettings {
+    fn default() -> Self {
+        Self {
+            share: 0.1,
+            dice_weight: 0.0,
+        }
+    }
+}
 
 /// The mean of the largest cross-entropies, over a fraction `share` of the voxels (nnU-Net's `TopKLoss`, there 10 %).
 /// Ties at the threshold share its weight. Ignored voxels are not part of the total.
-pub(super) fn topk(view: &BatchView, share: f64) -> Tensor<1> {
+fn topk(view: &BatchView, share: f64) -> Tensor<1> {
     let mut costs = cross_entropy::of_voxels(view);
     if let Some(weights) = view.voxel_weights() {
         costs = costs * weights;
@@ -56,4 +78,25 @@ fn worst_of(costs: &Tensor<5>, view: &BatchView, share: f64) -> Option<Vec<f32>>
         _ => 0.0,
     };
     Some(values[own_range].iter().map(factor).collect())
+}
+
+pub struct Topk;
+
+impl LossKind for Topk {
+    type Settings = TopkSettings;
+
+    fn compute(settings: &TopkSettings, view: &BatchView, _: Option<Tensor<5>>) -> Tensor<1> {
+        let worst = topk(view, settings.share);
+        if settings.dice_weight == 0.0 {
+            return worst;
+        }
+        let dice = soft_dice(view, view.probabilities(), &DiceSettings::default());
+        worst + dice * settings.dice_weight
+    }
+
+    fn wrong_value(settings: &TopkSettings) -> Option<&'static str> {
+        let in_range = settings.share > 0.0 && settings.share <= 1.0;
+        (!(in_range && is_weight(settings.dice_weight)))
+            .then_some("training.loss.share must lie in (0, 1], and dice_weight must be 0 or more")
+    }
 }

@@ -3,7 +3,8 @@
 
 use serde::Serialize;
 
-use super::{Extras, Network, NetworkConfig};
+use super::module::{Extras, Ranks};
+use super::registry::NetworkConfig;
 use crate::blocks::shape_ops::{LayerCounts, Shape, ShapeOps};
 use crate::device::DeviceChoice;
 use crate::precision::Precision;
@@ -172,12 +173,30 @@ impl NetworkConfig {
         let ops = ShapeOps::of(&network);
         let shape = Shape(std::iter::once(channels * slices).chain(space).collect());
         let begin = input_layer(&shape);
-        let wanted = Extras::training();
-        match &network {
-            Network::Slices(network) => drop(network.outputs(&ops, shape, wanted)?),
-            Network::Volumes(network) => drop(network.outputs(&ops, shape, wanted)?),
-        }
+        network.pass(&ops, shape, Extras::training())?;
         Ok(summed(std::iter::once(begin).chain(ops.layers())))
+    }
+}
+
+/// Shapes of one sample; the input of a network on slices already has them stacked as channels.
+impl Ranks for ShapeOps {
+    type Input = Shape;
+    type Output = Shape;
+
+    fn to_slices(input: Shape) -> Result<Shape> {
+        Ok(input)
+    }
+
+    fn to_volumes(input: Shape) -> Result<Shape> {
+        Ok(input)
+    }
+
+    fn from_slices(slices: Shape) -> Result<Shape> {
+        Ok(slices)
+    }
+
+    fn from_volumes(volumes: Shape) -> Result<Shape> {
+        Ok(volumes)
     }
 }
 

@@ -4,7 +4,7 @@ use crate::blocks::{LayerSettings, NormKind};
 
 /// Settings with all defaults filled in.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Plan {
+pub struct Plan {
     pub widths: Vec<usize>,
     /// Per level and axis.
     pub kernels: Vec<Vec<usize>>,

@@ -8,6 +8,9 @@ use burn::module::Module;
 use burn::tensor::Device;
 
 use super::level::{Level, level};
+use super::module::{
+    Extras, HeadTensors, NetworkModule, PassOutputs, Ranks, on_slices, on_volumes,
+};
 use super::plan::Plan;
 use super::resenc;
 use crate::blocks::{Conv, ConvNormAct, Gate, Ops, UpConv};
@@ -38,47 +41,64 @@ pub struct Unet<const R: usize> {
     dropout: f64,
 }
 
-/// Outputs of a pass besides the finest logits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Extras {
-    /// Logits of coarser levels, if the network has heads for them.
-    pub deep: bool,
-    /// Attention maps.
-    pub maps: bool,
-    /// The input features of the head instead of the finest logits.
-    pub features: bool,
+/// A U-Net of either rank.
+pub trait UnetModule: NetworkModule {
+    /// Number of spatial axes.
+    const DIMENSIONS: usize;
+
+    /// A newly initialised network.
+    fn of_plan(plan: &Plan, channels: usize, structures: usize, device: &Device) -> Self;
 }
 
-impl Extras {
-    /// Outputs for training.
-    pub fn training() -> Self {
-        Self {
-            deep: true,
-            ..Self::default()
+macro_rules! unet_module {
+    ($rank:literal, $on_rank:ident) => {
+        impl UnetModule for Unet<$rank> {
+            const DIMENSIONS: usize = $rank - 2;
+
+            fn of_plan(plan: &Plan, channels: usize, structures: usize, device: &Device) -> Self {
+                Self::new(plan, channels, structures, device)
+            }
         }
-    }
 
-    /// Outputs for attention maps.
-    pub fn attention() -> Self {
-        Self {
-            maps: true,
-            ..Self::default()
+        impl NetworkModule for Unet<$rank> {
+            fn pass<E: Ranks>(
+                &self,
+                ops: &E,
+                input: E::Input,
+                wanted: Extras,
+            ) -> Result<PassOutputs<E::Output>> {
+                $on_rank::<E>(input, |x| self.outputs(ops, x, wanted))
+            }
+
+            fn head_size(&self) -> [usize; 2] {
+                self.head.size()
+            }
+
+            fn head(&self) -> Option<HeadTensors> {
+                Some(HeadTensors::from(&self.head))
+            }
+
+            fn scales(&self) -> usize {
+                1 + self.heads.len()
+            }
+
+            fn gates(&self) -> usize {
+                self.gates.len()
+            }
+
+            fn folded(self) -> Self {
+                self.with_folded_norms()
+            }
         }
-    }
+    };
 }
 
-/// The outputs of a pass.
-#[derive(Debug, Clone)]
-pub struct PassOutputs<T> {
-    /// Finest first; each half the size of the one before (or as the strides determine).
-    pub logits: Vec<T>,
-    /// Attention maps, finest first, one channel each, with values in (0, 1).
-    pub maps: Vec<T>,
-}
+unet_module!(4, on_slices);
+unet_module!(5, on_volumes);
 
 impl<const R: usize> Unet<R> {
     /// A newly initialised network.
-    pub(super) fn new(plan: &Plan, channels: usize, structures: usize, device: &Device) -> Self {
+    fn new(plan: &Plan, channels: usize, structures: usize, device: &Device) -> Self {
         let one = vec![1; R - 2];
         let widths = &plan.widths;
         let head =
@@ -140,7 +160,7 @@ impl<const R: usize> Unet<R> {
     /// # Shapes
     /// - `input`: (batch, channel, space…), sides multiples of [`super::NetworkConfig::multiple`]
     /// - output: (batch, structure, space…); coarser levels have a smaller space
-    pub fn outputs<O: Ops<R>>(
+    fn outputs<O: Ops<R>>(
         &self,
         ops: &O,
         input: O::Tensor,
@@ -178,12 +198,6 @@ impl<const R: usize> Unet<R> {
         Ok(PassOutputs { logits, maps })
     }
 
-    /// The finest logits only.
-    pub fn forward<O: Ops<R>>(&self, ops: &O, input: O::Tensor) -> Result<O::Tensor> {
-        let mut outputs = self.outputs(ops, input, Extras::default())?;
-        Ok(outputs.logits.swap_remove(0))
-    }
-
     /// The bottleneck's output, and the skips of the levels above.
     fn encoded<O: Ops<R>>(&self, ops: &O, input: O::Tensor) -> Result<(O::Tensor, Vec<O::Tensor>)> {
         let mut skips = Vec::with_capacity(self.encoder.len());
@@ -203,23 +217,8 @@ impl<const R: usize> Unet<R> {
         Ok((ops.dropout(x, self.dropout)?, skips))
     }
 
-    /// Number of logits in training.
-    pub(super) fn scales(&self) -> usize {
-        1 + self.heads.len()
-    }
-
-    /// The head of the finest level.
-    pub(crate) fn head(&self) -> &Conv<R> {
-        &self.head
-    }
-
-    /// Number of attention gates.
-    pub(super) fn gates(&self) -> usize {
-        self.gates.len()
-    }
-
     /// The network for inference, see [`ConvNormAct::folded`].
-    pub fn folded(self) -> Self {
+    fn with_folded_norms(self) -> Self {
         let fold =
             |layers: Vec<ConvNormAct<R>>| layers.into_iter().map(ConvNormAct::folded).collect();
         Self {

@@ -195,7 +195,7 @@ fn attention_maps_lie_on_the_inputs_grid_and_agree_between_engines() {
                 assert!(error.contains("network.attention"), "{error}");
                 continue;
             }
-            let gates = config.config().widths.len() - 1;
+            let gates = config.unet().unwrap().widths.len() - 1;
             let seen = used.with_attention_maps().unwrap();
             let (maps, shape) = seen.logits(&batch.input, batch.input_shape, None).unwrap();
             let [patches, _, z, y, x] = batch.targets_shape;

@@ -101,7 +101,10 @@ pub(super) fn check_cascade(
 
 /// The first feature of a stage that nnU-Net does not support, if any.
 fn problem(recipe: &Recipe) -> Option<String> {
-    let config = recipe.network.written_out().ok()?.config().clone();
+    let config = match recipe.network.written_out().ok()?.unet() {
+        Some(config) => config.clone(),
+        None => return Some(format!("its network is a {}", recipe.network.name())),
+    };
     if recipe.nnunet.is_none() {
         let own = [
             (

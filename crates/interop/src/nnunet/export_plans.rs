@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::export_checks::{check_cascade, check_counterparts, check_labels};
 use super::export_weights::Rows;
+use super::network::unet_of;
 use super::plans::RESAMPLING;
 use ctseg_base::Result;
 use ctseg_core::dataset::Structure;
@@ -211,7 +212,7 @@ fn configuration(recipe: &Recipe) -> Result<Value> {
         "resampling_fn_seg_kwargs": kwargs(true, 1, of(nnunet.map(|n| n.label_slices))),
         "resampling_fn_probabilities_kwargs": kwargs(false, 1, of(nnunet.map(|n| n.logit_slices))),
         "batch_dice": true,
-        "architecture": architecture(&recipe.network.written_out()?.config().clone(), axes),
+        "architecture": architecture(&unet_of(recipe)?, axes),
     }))
 }
 

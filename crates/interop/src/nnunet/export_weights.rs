@@ -1,6 +1,7 @@
 //! A network's weights under nnU-Net's names. The set is complete because `load_state_dict` is strict.
 
 use super::keys::swap_input_halves;
+use super::network::unet_of;
 use ctseg_base::{Error, Result};
 use ctseg_core::recipe::Recipe;
 use ctseg_engine::weights::{HostTensor, NamedTensors};
@@ -26,7 +27,7 @@ pub(super) fn state_dict(
     weights: &NamedTensors,
     rows: &Rows,
 ) -> Result<StateDict> {
-    let config = recipe.network.written_out()?.config().clone();
+    let config = unet_of(recipe)?;
     let residual = config.blocks.is_some();
     let strides = config.strides.unwrap_or_default();
     let levels = config.widths.len() - 1;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::checkpoint::Checkpoint;
 use super::dataset_json::{self, Labels};
+use super::network::unet_of;
 use super::plans::Plans;
 use super::source::{DATASET, PLANS, Source, postprocessing, sibling};
 use super::stage_recipe::{Wanted, recipe};
@@ -306,7 +307,7 @@ impl Folder {
         file: &Path,
         recipe: &Recipe,
     ) -> Result<NamedTensors> {
-        let decoder_levels = recipe.network.config().widths.len() - 1;
+        let decoder_levels = unet_of(recipe)?.widths.len() - 1;
         let rows = self.labels.rows();
         let background = (!self.labels.regions).then_some(0);
         let held = checkpoint.weights()?;

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::plans::{Architecture, typed, unknown_network};
 use ctseg_base::{Error, Result};
+use ctseg_core::recipe::Recipe;
 use ctseg_engine::blocks::{Activation, NormKind};
 use ctseg_engine::networks::{Downsampling, NetworkConfig, UnetConfig};
 
@@ -144,6 +145,18 @@ pub(super) fn network(path: &Path, architecture: &Architecture) -> Result<Networ
         (_, false) => NetworkConfig::Unet3d(config),
         (_, true) => NetworkConfig::ResEnc3d(config),
     })
+}
+
+/// The settings of a recipe's U-Net with all defaults filled in.
+///
+/// # Errors
+/// Another network, which nnU-Net does not have.
+pub(super) fn unet_of(recipe: &Recipe) -> Result<UnetConfig> {
+    let network = recipe.network.written_out()?;
+    network
+        .unet()
+        .cloned()
+        .ok_or_else(|| Error::invalid(format!("nnU-Net has no network of kind {}", network.name())))
 }
 
 /// Refuses settings that ctseg's networks do not support.

@@ -1,7 +1,7 @@
 //! Columns of `metrics.csv`: label, direction and number of digits. Tables of other programs may have other columns.
 
-use ctseg_evaluate::scores;
-use ctseg_evaluate::scores::Better;
+use ctseg_evaluate::metrics;
+use ctseg_evaluate::metrics::Better;
 
 /// One numeric column.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,7 +89,7 @@ impl Metric {
     pub fn named(key: &str) -> Self {
         let lower = key.to_ascii_lowercase();
         let parts: Vec<&str> = lower.split('_').filter(|part| !part.is_empty()).collect();
-        let own = scores::metric_by_name(&lower).map(|metric| metric.better);
+        let own = metrics::metric_by_name(&lower).map(|metric| metric.better);
         let better = own
             .filter(|better| *better != Better::Neither)
             .unwrap_or_else(|| guessed(&lower, &parts));

@@ -12,7 +12,7 @@ use crate::data::table::MetricTable;
 use ctseg_base::mean::mean;
 use ctseg_base::text::words::counted;
 use ctseg_core::run::history::{EpochLine, History};
-use ctseg_evaluate::scores::Better;
+use ctseg_evaluate::metrics::Better;
 
 /// Width and height of the plot in SVG units; the page stretches them.
 const UNITS: f64 = 1000.0;

@@ -15,7 +15,7 @@ use crate::data::evaluation::EvaluationFacts;
 use crate::data::table::MetricTable;
 use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
-use ctseg_evaluate::scores::Better;
+use ctseg_evaluate::metrics::Better;
 use ctseg_image::metrics::overlap::Summary;
 use ctseg_image::space::label_colour;
 

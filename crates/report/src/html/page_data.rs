@@ -6,7 +6,7 @@ use super::case_view::CaseView;
 use super::sheet::KNOTS;
 use crate::data::Report;
 use crate::data::table::MetricTable;
-use ctseg_evaluate::scores::Better;
+use ctseg_evaluate::metrics::Better;
 use ctseg_image::space::label_colour;
 
 /// Maximum number of values in the page; the last metrics are dropped to stay below it.

@@ -5,7 +5,6 @@ use super::verdict::{CHANCE_DICE, FALL, Figures, Verdict};
 use ctseg_core::recipe::{Recipe, TrainingConfig};
 use ctseg_core::run::checkpoint::StopReason;
 use ctseg_core::run::history::EpochLine;
-use ctseg_engine::optim::OptimiserKind;
 
 /// If the training loss fell by less than this share of its first value, nothing was learned.
 const MIN_FALL: f64 = 0.02;
@@ -64,11 +63,7 @@ enum Rate {
 impl Rate {
     fn of(figures: &Figures, lines: &[&EpochLine], training: &TrainingConfig) -> Self {
         let optimiser = &training.optimiser;
-        let usual = match optimiser.kind {
-            OptimiserKind::Sgd => 1e-2,
-            _ => 1e-3,
-        };
-        let share = optimiser.learning_rate / usual;
+        let share = optimiser.learning_rate / optimiser.kind.usual_rate();
         let fall = figures.loss_fall.unwrap_or(0.0);
         if jumps(lines) || fall < -MIN_FALL || share > 10.0 {
             return Self::Lower;
@@ -121,9 +116,11 @@ fn against_overfitting(recipe: &Recipe) -> Vec<String> {
         None => "enable [training.augmentation]",
         Some(_) => "stronger [training.augmentation]",
     };
-    let smaller = match recipe.network.config().dropout < HIGH_DROPOUT {
-        true => "network.dropout, such as 0.2, or a smaller network",
-        false => "a smaller network",
+    let smaller = match recipe.network.unet() {
+        Some(network) if network.dropout < HIGH_DROPOUT => {
+            "network.dropout, such as 0.2, or a smaller network"
+        }
+        _ => "a smaller network",
     };
     let mut advice = vec!["more training cases", augmentation, smaller];
     if training.optimiser.weight_decay < 1e-3 {

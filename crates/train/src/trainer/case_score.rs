@@ -8,7 +8,7 @@ use crate::data::patches::write_targets;
 use ctseg_core::recipe::Recipe;
 use ctseg_engine::batch::Batch;
 use ctseg_engine::device::Device;
-use ctseg_engine::losses::{Loss, LossConfig, Outputs};
+use ctseg_engine::losses::{Loss, Outputs};
 use ctseg_image::metrics::overlap::Overlap;
 
 /// Maximum number of logits per batch: losses hold several copies of them.
@@ -89,21 +89,16 @@ fn largest_above_background(logits: ArrayView4<f32>) -> Array3<f32> {
 
 /// The loss if it can be computed from sums over voxels.
 fn loss_from_sums(loss: &Loss, sums: &[Sums]) -> Option<f64> {
-    if loss.outputs != Outputs::Independent || loss.weights.is_some() {
-        return None;
-    }
+    let sum = loss.as_sum().filter(|sum| !sum.per_sample)?;
     let maps = sums.len().max(1) as f64;
     let annotated = sums.iter().map(|s| s.annotated).sum::<u64>().max(1) as f64;
     let cross_entropy = sums.iter().map(|s| s.cross_entropy).sum::<f64>() / annotated;
-    let dice = |smooth: f64| 1.0 - sums.iter().map(|s| s.soft_dice(smooth)).sum::<f64>() / maps;
-    match &loss.config {
-        LossConfig::Bce(_) => Some(cross_entropy),
-        LossConfig::Dice(s) if !s.per_sample => Some(dice(s.smooth)),
-        LossConfig::BceDice(s) if !s.per_sample => {
-            Some(s.cross_entropy_weight * cross_entropy + s.dice_weight * dice(s.smooth))
-        }
-        _ => None,
-    }
+    let dice = 1.0 - sums.iter().map(|s| s.soft_dice(sum.smooth)).sum::<f64>() / maps;
+    Some(match sum.cross_entropy_weight {
+        // Infinite for infinite logits.
+        0.0 => sum.dice_weight * dice,
+        weight => weight * cross_entropy + sum.dice_weight * dice,
+    })
 }
 
 /// Sums over the voxels of one map.
@@ -243,7 +238,7 @@ fn batch_of(
 mod tests {
     use super::*;
     use ctseg_engine::device::DeviceChoice;
-    use ctseg_engine::losses::{ClassWeights, DiceSettings, NoSettings, SumSettings};
+    use ctseg_engine::losses::{ClassWeights, DiceSettings, LossConfig, NoSettings, SumSettings};
     use ndarray::Array4;
 
     const MAPS: usize = 3;

@@ -23,6 +23,7 @@ use crate::cli::outcome::Outcome;
 use crate::cli::resume::{DataPaths, Given, TRACKED_ALREADY, moved_data};
 use crate::cli::settings::Settings;
 use crate::cli::signals::stop_on_signals;
+use crate::cli::trackers::{TrackerContext, open_trackers};
 use crate::cli::{distributed, launch_gpus};
 use ctseg_base::Error;
 use ctseg_base::limits::threads;
@@ -36,7 +37,6 @@ use ctseg_core::run::folder::RunFolder;
 use ctseg_core::run::tracker::Tracker;
 use ctseg_engine::device::Compute;
 use ctseg_engine::distributed::process_group::ProcessGroup;
-use ctseg_report::curves::Curves;
 use ctseg_report::pictures::comparison;
 use ctseg_tracking::provenance;
 use ctseg_train::fit::{FitJob, WorkerObserver, fit};
@@ -215,14 +215,15 @@ fn trained(
     let recipe = with_folds(&args, inputs.recipe, &mut dataset, rank_zero)?;
     let recipe = without_unpaired_flips(recipe, &dataset.structures, rank_zero);
     let dataset = storage.staged(dataset, &stop, each_rank)?;
-    let curves = Curves::default();
-    let mlflow = group
-        .is_rank_zero()
-        .then(|| args.mlflow.tracker(settings, &observer));
-    let mlflow = mlflow.transpose()?.flatten();
-    let mut trackers: Vec<&dyn Tracker> = vec![&curves];
-    trackers.extend(mlflow.iter().map(|mlflow| mlflow as &dyn Tracker));
-    trackers.extend(settings.observing.tracker());
+    // Of rank 0 alone.
+    let context = TrackerContext {
+        mlflow: Some(&args.mlflow),
+        settings,
+        observer: &observer,
+    };
+    let opened = group.is_rank_zero().then(|| open_trackers(&context));
+    let opened = opened.transpose()?.unwrap_or_default();
+    let trackers: Vec<&dyn Tracker> = opened.iter().map(AsRef::as_ref).collect();
     let job = FitJob {
         recipe,
         dataset,
