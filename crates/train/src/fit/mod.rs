@@ -38,7 +38,6 @@ use folds::{FoldTrainer, TrainingCases};
 use held_out::{draw_best_and_worst, held_out_roi_quality, out_of_fold_and_postprocessing};
 use preflight::{PreparedRun, prepare_run, shared_settings};
 use tracking::FitReporter;
-use worker_ranks::{SharedRun, train_as_worker};
 
 /// A run as all ranks know it.
 #[derive(Serialize, Deserialize)]
@@ -192,7 +191,7 @@ fn train_and_publish(
         job,
         source,
         splits: &reporter.data.splits,
-        pretrained: pretrained.as_ref(),
+        pretrained,
         observer,
         reporter: Some(reporter),
         started,
