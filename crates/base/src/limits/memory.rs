@@ -40,9 +40,13 @@ pub struct MemoryLimit {
 pub enum MemorySource {
     Machine,
     /// A cgroup, set in this file.
-    Group { file: PathBuf },
+    Group {
+        file: PathBuf,
+    },
     /// Environment variables of Slurm.
-    Slurm { text: String },
+    Slurm {
+        text: String,
+    },
     /// `RLIMIT_AS`, which limits mapped memory, resident or not.
     AddressSpace,
 }

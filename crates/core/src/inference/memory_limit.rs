@@ -141,7 +141,11 @@ pub fn within(cascade: Cascade, limit: &BatchMemoryLimit) -> Cascade {
 
 /// The largest batching with which every volume, and the overhead, fits within the limit. Volumes that do not fit with
 /// any batching are [refused](BatchMemoryLimit::refused) and ignored.
-pub fn batching_within(cascade: &Cascade, limit: &BatchMemoryLimit, overhead: Overhead) -> Batching {
+pub fn batching_within(
+    cascade: &Cascade,
+    limit: &BatchMemoryLimit,
+    overhead: Overhead,
+) -> Batching {
     let resident = resident_bytes();
     let needed = |source: &Grid, batching: &Batching| {
         let usage = cascade.memory_use(source, batching, limit.with_probabilities)?;
