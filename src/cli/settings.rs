@@ -16,6 +16,7 @@ use ctseg_engine::precision::PrecisionChoice;
 
 /// Options of every command.
 #[derive(Args)]
+#[command(next_help_heading = "Global options")]
 pub struct Global {
     /// Settings file [default: ctseg.toml in the working folder, if present]
     #[arg(long, global = true, env = "CTSEG_CONFIG", value_name = "FILE")]
