@@ -46,7 +46,7 @@ pub(super) fn formula_step(
 fn flat(tensor: &Tensor) -> Result<BurnTensor<1>> {
     let own = tensor.f_detach().and_then(|tensor| tensor.f_reshape([-1]));
     let own = own.map_err(torch_error)?;
-    let mut copy = own.f_empty_like().map_err(torch_error)?;
+    let mut copy = own.f_zeros_like().map_err(torch_error)?;
     copy.f_copy_(&own).map_err(torch_error)?;
     Ok(wrapped(copy))
 }
