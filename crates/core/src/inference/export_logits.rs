@@ -114,7 +114,7 @@ pub fn export_logits(
         (region.start[chunk.axis], region.end[chunk.axis]) = (chunk.source.start, chunk.source.end);
         let reading = Instant::now();
         let from = target.part(chunk.planes.clone());
-        let mut logits = mean_logits(streams, target, &from, chunk.planes)?;
+        let mut logits = ensemble_logits(streams, target, &from, chunk.planes)?;
         network_seconds += reading.elapsed().as_secs_f64();
         if !sinks.is_empty() {
             for slab in slabs(region) {
@@ -200,7 +200,7 @@ fn part_of(grid: &Grid, axis: usize, planes: Range<usize>) -> Grid {
 
 /// The mean of the streams' logits on a range of planes of the common grid (`onto`), linearly interpolated if a
 /// stream has a different grid.
-fn mean_logits(
+fn ensemble_logits(
     streams: &mut [Stream],
     target: &Target,
     onto: &Grid,

@@ -331,7 +331,7 @@ impl Pass<'_> {
         let shape = [slices.len(), channels, depth, size[0], size[1]];
         let batch = slice_batch(self.input, slices, neighbours, size);
         let (values, [_, maps, _, height, width]) =
-            self.mean_logits(self.inference, batch, shape)?;
+            self.logits_of_batch(self.inference, batch, shape)?;
         (self.on_pieces)(slices.len())?;
         let planes = values.chunks_exact(maps * height * width);
         planes
@@ -349,16 +349,16 @@ impl Pass<'_> {
             Some((features, _)) => features,
             None => self.inference,
         };
-        self.mean_logits(inference, batch, shape)
+        self.logits_of_batch(inference, batch, shape)
     }
 
-    fn mean_logits(
+    fn logits_of_batch(
         &self,
         inference: &Inference,
         batch: Vec<f32>,
         shape: [usize; 5],
     ) -> Result<Logits> {
-        self.mirroring.mean_logits(batch, shape, |batch, shape| {
+        self.mirroring.mean_of_views(batch, shape, |batch, shape| {
             inference.logits(batch, shape, self.only)
         })
     }

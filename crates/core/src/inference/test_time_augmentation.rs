@@ -111,7 +111,7 @@ impl Mirroring {
     /// # Shapes
     /// - `batch`: (patch, channel, z, y, x), flattened
     /// - output: (patch, structure, z, y, x), flattened, and that shape
-    pub fn mean_logits(
+    pub fn mean_of_views(
         &self,
         batch: Vec<f32>,
         shape: [usize; 5],
@@ -212,7 +212,7 @@ mod tests {
             let mirroring = Mirroring::new(&trained(flips), &structures()).unwrap();
             assert_eq!(mirroring.views(), views);
             let mean = mirroring
-                .mean_logits(batch.clone(), shape, by_side)
+                .mean_of_views(batch.clone(), shape, by_side)
                 .unwrap();
             assert_eq!(mean, expected, "{flips}");
         }
@@ -229,7 +229,7 @@ mod tests {
         };
         let batch = vec![0.0, 1.0, 2.0, 3.0];
         let (mean, _) = mirroring
-            .mean_logits(batch, [1, 1, 1, 1, 4], from_left)
+            .mean_of_views(batch, [1, 1, 1, 1, 4], from_left)
             .unwrap();
         assert_eq!(mean.into_vec(), [15.0, 16.0, 17.0, 18.0]);
     }

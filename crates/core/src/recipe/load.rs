@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::patience::scaled_patience;
+use super::scaled_patience::scaled_patience;
 use super::{Recipe, one_line};
 use ctseg_base::text::file::read_text_at_most;
 use ctseg_base::{Error, Result};

@@ -1,6 +1,6 @@
 //! Training checkpoints: a single file written atomically, with a checksum that detects later changes.
 
-pub use super::training_state::{EpochPosition, Progress, StopReason};
+pub use super::progress::{EpochPosition, Progress, StopReason};
 
 use std::path::{Path, PathBuf};
 
@@ -261,7 +261,8 @@ fn write(path: &Path, checkpoint: &Checkpoint) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::run::plateau::{EarlyStopping, ReduceOnPlateau};
+    use crate::run::early_stopping::EarlyStopping;
+    use crate::run::plateau::ReduceOnPlateau;
 
     fn checkpoint(epoch: usize) -> Checkpoint {
         let tensor = HostTensor {

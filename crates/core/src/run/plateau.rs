@@ -1,8 +1,8 @@
-//! What follows the validation: the learning rate of the plateau schedule, and early stopping.
+//! The learning rate of the plateau schedule.
 
 use serde::{Deserialize, Serialize};
 
-use crate::recipe::{EarlyStoppingConfig, PlateauConfig};
+use crate::recipe::PlateauConfig;
 
 /// PyTorch's `ReduceLROnPlateau(mode="max", threshold=1e-4, threshold_mode="rel")`: the rate is multiplied
 /// by `factor` once more than `patience` epochs have passed without a better value.
@@ -41,44 +41,6 @@ impl ReduceOnPlateau {
     }
 }
 
-/// Detects that the validation value has stopped improving.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct EarlyStopping {
-    best: f64,
-    waited: usize,
-}
-
-impl EarlyStopping {
-    pub fn new() -> Self {
-        Self {
-            best: -1.0,
-            waited: 0,
-        }
-    }
-
-    /// Observes one epoch's value; returns true if training should stop.
-    pub fn observe(&mut self, value: f64, config: &EarlyStoppingConfig) -> bool {
-        if value > self.best + config.smallest_gain {
-            self.best = value;
-            self.waited = 0;
-        } else {
-            self.waited += 1;
-        }
-        self.waited >= config.patience
-    }
-
-    /// Resets the count of epochs without improvement.
-    pub fn reset_patience(&mut self) {
-        self.waited = 0;
-    }
-}
-
-impl Default for EarlyStopping {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -102,19 +64,5 @@ mod tests {
             schedule.observe(value, &config);
             assert_eq!(schedule.learning_rate(), rate);
         }
-    }
-
-    #[test]
-    fn training_stops_after_patience_without_gain() {
-        let config = EarlyStoppingConfig {
-            patience: 2,
-            smallest_gain: 0.01,
-        };
-        let mut stopping = EarlyStopping::new();
-        let stops: Vec<bool> = [0.5, 0.505, 0.52, 0.52, 0.525]
-            .iter()
-            .map(|v| stopping.observe(*v, &config))
-            .collect();
-        assert_eq!(stops, [false, false, false, false, true]);
     }
 }

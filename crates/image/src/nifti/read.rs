@@ -1,6 +1,4 @@
 //! Reading headers, volumes and label maps.
-//!
-//! Over 400 lines: headers, volumes and label maps share the chunked reader.
 
 use std::path::Path;
 use std::sync::mpsc::sync_channel;

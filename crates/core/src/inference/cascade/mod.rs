@@ -1,4 +1,5 @@
-//! Both stages of one model, or of an ensemble, in memory.
+//! The models that segment a volume: one or an ensemble, each of one or two stages. Not nnU-Net's 3d_lowres cascade, whose
+//! first stage is `nnunet/previous_stage.rs`.
 
 pub(crate) mod segment;
 

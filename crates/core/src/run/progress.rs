@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::plateau::{EarlyStopping, ReduceOnPlateau};
+use super::early_stopping::EarlyStopping;
+use super::plateau::ReduceOnPlateau;
 use super::validation::Validation;
 use crate::recipe::TrainingConfig;
 use crate::recipe::keep::Keep;
