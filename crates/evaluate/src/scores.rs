@@ -3,7 +3,7 @@
 use crate::metrics::{METRICS, Metric, StructurePair};
 
 /// One structure of one case.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct StructureScores {
     /// In the order of [`METRICS`]; NaN if undefined.
     values: Box<[f64]>,
@@ -25,7 +25,8 @@ impl StructureScores {
 
     /// The value of the metric at this position in [`METRICS`]; none if undefined.
     pub fn value(&self, position: usize) -> Option<f64> {
-        self.values().nth(position).flatten()
+        let value = self.values.get(position).copied();
+        value.filter(|value| !value.is_nan())
     }
 }
 

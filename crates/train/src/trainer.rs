@@ -113,8 +113,9 @@ impl Trainer<'_> {
         let learning_rate = self.progress.learning_rate(&recipe.training);
         let mut log = StepLog::new(self.tracker, &job.name);
         let pass = self.take_steps(learning_rate, batches, &mut log);
-        let logged = log.flush(); // also after an error
-        let pass = self.saved_if_interrupted(pass)?;
+        let pass = self.saved_if_interrupted(pass); // before the log: its disk may hang
+        let logged = log.flush();
+        let pass = pass?;
         job.group.on_rank_zero(|| match pass.out_of_time {
             true => logged.and_then(|()| self.save_within_epoch()),
             false => logged,

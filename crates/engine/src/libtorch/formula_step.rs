@@ -6,7 +6,7 @@ use tch::Tensor;
 use super::module::wrapped;
 use super::ops::{native, torch_error};
 use crate::optim::{OptimiserConfig, Step};
-use ctseg_base::Result;
+use ctseg_base::{Error, Result};
 
 /// Takes one step, see `fused_step`.
 pub(super) fn formula_step(
@@ -17,6 +17,10 @@ pub(super) fn formula_step(
     divide_by: f64,
     rate: f64,
 ) -> Result<()> {
+    if state.len() != config.kind.slots().len() {
+        let problem = "the optimiser's state does not match its kind";
+        return Err(Error::internal(problem));
+    }
     let _no_grad = tch::no_grad_guard();
     for (index, parameter) in parameters.iter().enumerate() {
         let gradient = parameter.grad();
