@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn every_command_is_one_line_of_help() {
-        let help = grouped(Cli::command()).render_long_help().to_string();
+        let help = Cli::parser().render_long_help().to_string();
         assert!(
             !help.contains("Commands:") && !help.contains("calibrate"),
             "{help}"

@@ -107,10 +107,15 @@ impl Command {
 }
 
 impl Cli {
+    /// The parser, whose help lists the commands by task.
+    pub fn parser() -> clap::Command {
+        help::grouped(Self::command())
+    }
+
     /// Parses the command line. Exits with help if that was asked for, and with an error if it is invalid.
     pub fn of_process() -> Self {
         let read = || {
-            let matches = help::grouped(Self::command()).try_get_matches()?;
+            let matches = Self::parser().try_get_matches()?;
             let mut cli = Self::from_arg_matches(&matches)?;
             cli.name = matches.subcommand_name().unwrap_or_default().to_owned();
             cli.given = Given::of(&matches);

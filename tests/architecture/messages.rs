@@ -164,16 +164,18 @@ impl Texts {
     }
 
     fn literals(&mut self, tokens: TokenStream) {
+        let mut is_attribute = false; // such as a doc comment
         for token in tokens {
             match &token {
-                TokenTree::Group(group) => self.literals(group.stream()),
+                TokenTree::Group(group) if !is_attribute => self.literals(group.stream()),
                 TokenTree::Literal(_) => {
-                    if let Ok(text) = syn::parse2::<LitStr>(token.into()) {
+                    if let Ok(text) = syn::parse2::<LitStr>(token.clone().into()) {
                         self.add(&text.value());
                     }
                 }
                 _ => {}
             }
+            is_attribute = matches!(&token, TokenTree::Punct(sign) if sign.as_char() == '#');
         }
     }
 
@@ -368,6 +370,8 @@ fn texts_are_found_in_calls_attributes_and_macros() {
         fn f() -> Result<()> {
             observer.warn(&format!("{} cannot be {done}", "this thing"));
             let words = ["two words", "word"];
+            kinds! { /// Not shown
+                "more words" => A }
             if text.contains("not shown") { panic!("not shown") }
             run().map_err(|error| Error::io(path, "read"))
         }
@@ -379,6 +383,7 @@ fn texts_are_found_in_calls_attributes_and_macros() {
         (Kind::Warnings, "{} cannot be {done}"),
         (Kind::Warnings, "this thing"),
         (Kind::Pieces, "two words"),
+        (Kind::Pieces, "more words"),
         (Kind::Errors, "read"),
     ];
     let expected = expected.map(|(kind, text)| (kind, text.to_owned()));
