@@ -215,14 +215,13 @@ fn trained(
     let recipe = with_folds(&args, inputs.recipe, &mut dataset, rank_zero)?;
     let recipe = without_unpaired_flips(recipe, &dataset.structures, rank_zero);
     let dataset = storage.staged(dataset, &stop, each_rank)?;
-    // Of rank 0 alone.
     let context = TrackerContext {
         mlflow: Some(&args.mlflow),
         settings,
         observer: &observer,
     };
-    let opened = group.is_rank_zero().then(|| open_trackers(&context));
-    let opened = opened.transpose()?.unwrap_or_default();
+    let opened = group.on_rank_zero(|| open_trackers(&context))?;
+    let opened = opened.unwrap_or_default();
     let trackers: Vec<&dyn Tracker> = opened.iter().map(AsRef::as_ref).collect();
     let job = FitJob {
         recipe,
