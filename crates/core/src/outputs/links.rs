@@ -77,7 +77,7 @@ mod tests {
         let error = refuse_links_out(&output, &["link/liver.nii.gz".into()]).unwrap_err();
         let error = error.to_string();
         assert!(
-            error.contains("out/link: is a link that leads out"),
+            error.contains("out/link: is a link to a path outside"),
             "{error}"
         );
     }
